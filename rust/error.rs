@@ -1,0 +1,46 @@
+//! The one error of the crate. `py.rs` maps each kind to its Python exception, once.
+
+use std::path::Path;
+
+/// What can go wrong, by who can mend it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The caller's: a field of the request is bad. `field` is its path, as in `contexts[3].text`.
+    #[error("{field}: {message}")]
+    Input { field: String, message: String },
+    /// The checkpoint's: it can't be served. The message names the file, the key and what is supported.
+    #[error("{0}")]
+    Model(String),
+    /// The machine's: no such device, or it can't run what was asked.
+    #[error("{0}")]
+    Device(String),
+    /// The queue is full, or the engine is draining; the same call may go through later or elsewhere.
+    #[error("{0}")]
+    Overloaded(String),
+    /// The deadline passed before the work was done.
+    #[error("{0}")]
+    Deadline(String),
+    /// Ours. The message is for the log, never for a caller.
+    #[error("{0}")]
+    Internal(String),
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub fn input(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Input { field: field.into(), message: message.into() }
+    }
+
+    /// A checkpoint's file that can't be served: `<file>: <what is wrong and what is supported>`.
+    pub fn model(file: &Path, what: impl std::fmt::Display) -> Self {
+        Error::Model(format!("{}: {what}", file.display()))
+    }
+}
+
+/// candle's errors reach us only from a shape or device fault of our own making.
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Error::Internal(error.to_string())
+    }
+}

@@ -1,0 +1,9 @@
+//! rerankd's core: everything between a request's text and its scores.
+//!
+//! A cross-encoder reads a query and a context together and gives one logit. This crate tokenizes the pairs,
+//! packs them without padding, schedules them in waves and runs them through the model. Python owns the network;
+//! `py.rs` (feature `python`) is the only place that knows of it.
+
+pub mod error;
+
+pub use error::{Error, Result};
