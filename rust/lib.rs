@@ -4,6 +4,19 @@
 //! packs them without padding, schedules them in waves and runs them through the model. Python owns the network;
 //! `py.rs` (feature `python`) is the only place that knows of it.
 
+pub mod batch;
+pub mod completions;
+pub mod device;
+pub mod engine;
 pub mod error;
+pub mod kernels;
+pub mod model;
+#[cfg(feature = "python")]
+mod py;
+pub mod request;
+pub mod scheduler;
+pub mod tokenize;
+pub mod weights;
+mod workers;
 
 pub use error::{Error, Result};

@@ -76,8 +76,8 @@ class Engine:
     def close(self) -> None:
         """Stops the threads after the waves they are in; what is queued fails with OverloadedError."""
     def stats(self) -> dict[str, int]:
-        """Gauges (queue_tokens, queue_contexts, tickets) and counters since the start (waves, wave_tokens, pairs,
-        tokens, cancelled, expired, refused, failed)."""
+        """Gauges (queue_tokens, tickets) and counters since the start (waves, pairs, tokens, cancelled, expired,
+        refused, failed)."""
 
 @final
 class Completions:

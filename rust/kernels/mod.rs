@@ -1,0 +1,254 @@
+//! The CPU kernels, f32: slices in, slices out.
+//!
+//! Each algorithm is written once, over a vector trait (`lanes.rs`); an instruction set's file holds its vector and nothing
+//! else. What runs is chosen when the process starts, by what the CPU has. An element's value depends on its own row (or
+//! sequence) alone, to the bit: not on the rows beside it, nor on how a caller cuts rows or columns among threads.
+//!
+//! Shapes are written [rows, columns], row-major. A slice too short for its shape panics: that is a caller's bug.
+
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod cls;
+mod lanes;
+mod math;
+mod matrix;
+mod norm;
+mod peak;
+mod portable;
+mod product;
+#[cfg(test)]
+mod scalar;
+mod softmax;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+pub use attention::AttentionScratch;
+pub use math::Activation;
+pub use matrix::PackedMatrix;
+
+use lanes::{Kernel, Lanes};
+use portable::Portable;
+use product::{Panels, Product, Start};
+
+/// An instruction set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Isa {
+    /// What every machine of the architecture has.
+    Scalar,
+    /// With FMA.
+    Avx2,
+    Avx512,
+}
+
+/// The kernels of one instruction set. Holding one proves that the CPU has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels {
+    isa: Isa,
+}
+
+impl Kernels {
+    /// The best that this machine has.
+    pub fn detect() -> Self {
+        Self::new(Isa::Avx512).or_else(|| Self::new(Isa::Avx2)).unwrap_or(Self { isa: Isa::Scalar })
+    }
+
+    /// None where the machine lacks it.
+    pub fn new(isa: Isa) -> Option<Self> {
+        let has = match isa {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::Avx2::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::Avx512::new().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        };
+        has.then_some(Self { isa })
+    }
+
+    /// All that this machine has, the best last.
+    pub fn available() -> Vec<Self> {
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter_map(Self::new).collect()
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self.isa {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    fn run<K: Kernel>(&self, kernel: K) -> K::Output {
+        match self.isa {
+            // SAFETY (both): a Kernels of this instruction set is made by `new` alone, where the CPU has it.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::Avx512::assume() }.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::Avx2::assume() }.run(kernel),
+            _ => Portable.run(kernel),
+        }
+    }
+
+    /// Columns in a panel of a [`PackedMatrix`].
+    fn panel(&self) -> usize {
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::Avx512::PANEL,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::Avx2::PANEL,
+            _ => Portable::PANEL,
+        }
+    }
+
+    /// Packs a layer's weights, [n, k] (outputs by inputs), as checkpoints have them.
+    pub fn pack(&self, weight: &[f32], n: usize, k: usize) -> PackedMatrix {
+        assert_eq!(weight.len(), n * k, "weight is not [{n}, {k}]");
+        self.pack_with(n, k, |row, out| out.copy_from_slice(&weight[row * k..(row + 1) * k]))
+    }
+
+    /// Packs weights that `fill(row, out)` writes, k values for each output row of n, in order: rows stacked from several
+    /// matrices, scaled, or converted, without a whole copy.
+    pub fn pack_with(&self, n: usize, k: usize, fill: impl FnMut(usize, &mut [f32])) -> PackedMatrix {
+        PackedMatrix::new(n, k, self.panel(), fill)
+    }
+
+    /// out[r] = activation(x[r] . W^T + bias). x is [rows, k] with row stride `ldx`, out [rows, n] with row stride `ldo`,
+    /// bias [n] (or empty: none).
+    #[allow(clippy::too_many_arguments)] // a product's operands, as BLAS has them
+    pub fn linear(
+        &self,
+        x: &[f32],
+        ldx: usize,
+        rows: usize,
+        w: &PackedMatrix,
+        bias: &[f32],
+        activation: Activation,
+        out: &mut [f32],
+        ldo: usize,
+    ) {
+        self.linear_columns(x, ldx, rows, w, bias, activation, 0..w.n(), out, ldo);
+    }
+
+    /// `linear` for some of the outputs alone: bias is still [n]; out holds these columns, [rows, columns.len()] with row
+    /// stride `ldo`. `columns` begins at a multiple of [`PackedMatrix::panel`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn linear_columns(
+        &self,
+        x: &[f32],
+        ldx: usize,
+        rows: usize,
+        w: &PackedMatrix,
+        bias: &[f32],
+        activation: Activation,
+        columns: Range<usize>,
+        out: &mut [f32],
+        ldo: usize,
+    ) {
+        assert_eq!(w.panel(), self.panel(), "the weights were packed for another instruction set");
+        let right = Panels::packed(w.data(), w.k(), w.n(), w.panel());
+        let start = if bias.is_empty() { Start::Zero } else { Start::Bias(bias) };
+        self.run(Product { x, ldx, rows, right, columns, start, activation, out, ldo });
+    }
+
+    /// x = activation(x), elementwise.
+    pub fn activate(&self, x: &mut [f32], activation: Activation) {
+        let width = x.len().max(1);
+        self.run(math::Activate { x, stride: width, width, activation });
+    }
+
+    /// x[r] = LayerNorm(x[r] + residual[r]) * gamma + beta; x and residual are [rows, width].
+    pub fn add_layer_norm(
+        &self,
+        x: &mut [f32],
+        residual: &[f32],
+        width: usize,
+        gamma: &[f32],
+        beta: &[f32],
+        eps: f32,
+    ) {
+        assert_eq!(x.len(), residual.len(), "x and residual differ in shape");
+        assert_eq!(x.len() % width, 0, "x is not [rows, {width}]");
+        self.run(norm::LayerNorm { x, residual: Some(residual), width, gamma, beta, eps });
+    }
+
+    /// x[r] = LayerNorm(x[r]) * gamma + beta; x is [rows, width].
+    pub fn layer_norm(&self, x: &mut [f32], width: usize, gamma: &[f32], beta: &[f32], eps: f32) {
+        assert_eq!(x.len() % width, 0, "x is not [rows, {width}]");
+        self.run(norm::LayerNorm { x, residual: None, width, gamma, beta, eps });
+    }
+
+    /// The softmax of each row of x, [rows, width], in place.
+    pub fn softmax(&self, x: &mut [f32], width: usize) {
+        assert_eq!(x.len() % width, 0, "x is not [rows, {width}]");
+        self.run(softmax::Softmax { x, width });
+    }
+
+    /// Self-attention within each packed sequence. qkv is [tokens, 3 * heads * head_dim] (q, k, v; heads in order inside
+    /// each), with 1 / sqrt(head_dim) already in q; sequence s is the tokens cu_seqlens[s]..cu_seqlens[s + 1]; out is
+    /// [tokens, heads * head_dim].
+    pub fn attention(
+        &self,
+        qkv: &[f32],
+        cu_seqlens: &[u32],
+        heads: usize,
+        head_dim: usize,
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        let width = heads * head_dim;
+        assert!(width > 0 && qkv.len() == 3 * out.len(), "qkv is not three times out");
+        check_sequences(cu_seqlens, out.len() / width);
+        self.run(attention::Attention { qkv, cu_seqlens, heads, head_dim, out, scratch });
+    }
+
+    /// The last layer's attention for each sequence's first row alone, K and V never formed. x is [tokens, width], width =
+    /// heads * head_dim; q [sequences, width], scaled, from the CLS rows; w_k and w_v [width, width] (outputs by inputs),
+    /// v_bias [width]. K's bias drops out of the softmax. out is [sequences, width].
+    #[allow(clippy::too_many_arguments)]
+    pub fn cls_attention(
+        &self,
+        x: &[f32],
+        cu_seqlens: &[u32],
+        q: &[f32],
+        w_k: &[f32],
+        w_v: &[f32],
+        v_bias: &[f32],
+        heads: usize,
+        head_dim: usize,
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        let width = heads * head_dim;
+        assert!(
+            width > 0 && w_k.len() == width * width && w_v.len() == width * width && v_bias.len() == width
+        );
+        check_sequences(cu_seqlens, x.len() / width);
+        assert!(
+            q.len() == out.len() && q.len() == (cu_seqlens.len() - 1) * width,
+            "q is not [sequences, width]"
+        );
+        self.run(cls::ClsAttention { x, cu_seqlens, q, w_k, w_v, v_bias, heads, head_dim, out, scratch });
+    }
+
+    /// Multiply-adds that never leave the registers, `rounds` of them over: the floating-point operations done, and a value
+    /// to keep. Their rate is the peak that benches/kernels.rs measures against.
+    pub fn peak(&self, rounds: usize) -> (u64, f32) {
+        self.run(peak::Peak { rounds })
+    }
+}
+
+/// A batch's sequences follow one another, from token 0, within `tokens`.
+fn check_sequences(cu_seqlens: &[u32], tokens: usize) {
+    assert!(!cu_seqlens.is_empty() && cu_seqlens.is_sorted(), "cu_seqlens does not ascend");
+    assert!(cu_seqlens[cu_seqlens.len() - 1] as usize <= tokens, "cu_seqlens ends after the tokens");
+}

@@ -1,0 +1,308 @@
+//! The matrix product: out = start + x . B, tile by tile.
+//!
+//! Every output is one chain of multiply-adds over k in order, beginning at its start value, whatever the tile's height,
+//! the block of rows or the block of k (a partial sum stored and loaded again is the same f32). So a row's values don't
+//! depend on the rows beside it, to the bit.
+
+use std::ops::Range;
+
+use super::lanes::{Kernel, Lanes, prefetch};
+use super::math::{Activate, Activation};
+
+/// Rows of x that one pass over a block of k takes. With `DEPTH` it makes the part of x that every panel reads again,
+/// and that must stay in L2.
+const ROWS: usize = 144;
+/// k in one pass: a panel's part (16 KB at 16 columns) stays in L1 for all the rows.
+const DEPTH: usize = 256;
+
+/// The right side, [k, n], as panels of columns.
+#[derive(Clone, Copy)]
+pub(super) struct Panels<'a> {
+    pub data: &'a [f32],
+    pub k: usize,
+    pub n: usize,
+    /// Values from one k to the next.
+    pub step: usize,
+    /// Values from one panel to the next.
+    pub panel: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// Packed: [n / width, k, width].
+    pub(super) fn packed(data: &'a [f32], k: usize, n: usize, width: usize) -> Self {
+        Self { data, k, n, step: width, panel: width * k }
+    }
+
+    /// A row-major matrix as it lies, [k, n] with row stride `stride`.
+    pub(super) fn row_major(data: &'a [f32], k: usize, n: usize, stride: usize, width: usize) -> Self {
+        Self { data, k, n, step: stride, panel: width }
+    }
+}
+
+/// What a sum begins with.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    Zero,
+    /// [n]
+    Bias(&'a [f32]),
+}
+
+/// out[r, c - columns.start] = activation(start[c] + sum over k of x[r, k] * right[k, c]), for c in `columns`.
+pub(super) struct Product<'a> {
+    /// [rows, k], row stride `ldx`.
+    pub x: &'a [f32],
+    pub ldx: usize,
+    pub rows: usize,
+    pub right: Panels<'a>,
+    /// Begins at a panel.
+    pub columns: Range<usize>,
+    pub start: Start<'a>,
+    pub activation: Activation,
+    /// [rows, columns], row stride `ldo`.
+    pub out: &'a mut [f32],
+    pub ldo: usize,
+}
+
+/// Whether `rows` rows of `width` with row stride `stride` lie in a slice of `len`.
+fn fits(len: usize, rows: usize, width: usize, stride: usize) -> bool {
+    rows == 0 || width == 0 || (stride >= width || rows == 1) && (rows - 1) * stride + width <= len
+}
+
+impl Product<'_> {
+    /// Everything that the tiles' pointers rely on.
+    fn check<L: Lanes>(&self) {
+        let Range { start, end } = self.columns;
+        let right = &self.right;
+        assert!(
+            end <= right.n && (start % L::PANEL == 0 || start >= end),
+            "columns {start}..{end} of {}",
+            right.n
+        );
+        assert!(fits(self.x.len(), self.rows, right.k, self.ldx), "x is shorter than its shape");
+        assert!(fits(self.out.len(), self.rows, end - start, self.ldo), "out is shorter than its shape");
+        if start < end {
+            // The last panel may be narrow where the matrix is row-major; its loads are then masked.
+            let (panel, last) = ((end - 1) / L::PANEL, (end - 1) % L::PANEL + 1);
+            assert!(fits(right.data.len().saturating_sub(panel * right.panel), right.k, last, right.step));
+        }
+        if let Start::Bias(bias) = self.start {
+            assert!(bias.len() >= end, "bias is shorter than its shape");
+        }
+    }
+}
+
+impl Kernel for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, lanes: L) {
+        self.check::<L>();
+        // Even blocks: a last block of a few rows would read all the weights for itself alone.
+        let blocks = self.rows.div_ceil(ROWS).max(1);
+        let block = self.rows.div_ceil(blocks).next_multiple_of(L::TILE_ROWS).max(1);
+        for first in (0..self.rows).step_by(block) {
+            let rows = first..(first + block).min(self.rows);
+            // At least once: a product over no k is its start.
+            for p in (0..self.right.k.max(1)).step_by(DEPTH) {
+                let depth = p..(p + DEPTH).min(self.right.k);
+                for column in self.columns.clone().step_by(L::PANEL) {
+                    self.panel(lanes, rows.clone(), depth.clone(), column);
+                }
+            }
+        }
+    }
+}
+
+impl Product<'_> {
+    /// What follows this panel's block of k: the next panel's, or at the last panel the first one's next block.
+    #[inline(always)]
+    fn coming<L: Lanes>(&self, depth: &Range<usize>, column: usize, tiles: usize) -> Coming {
+        let right = &self.right;
+        let (k, column) = if column + L::PANEL < self.columns.end {
+            (depth.start, column + L::PANEL)
+        } else {
+            (depth.end % right.k.max(1), self.columns.start)
+        };
+        let at = column / L::PANEL * right.panel + k * right.step;
+        // A row-major matrix's panel is not contiguous.
+        let values = if right.step == L::PANEL { depth.len() * L::PANEL } else { 0 };
+        Coming { next: right.data.as_ptr().wrapping_add(at), lines: (values / 16).div_ceil(tiles.max(1)) }
+    }
+
+    /// One panel's columns for a block of rows and a block of k. The activation follows the last block of k: there the
+    /// panel's part of `out` is in L1. (Inside the tile it would be compiled once for every height.)
+    #[inline(always)]
+    fn panel<L: Lanes>(&mut self, lanes: L, rows: Range<usize>, depth: Range<usize>, column: usize) {
+        let right = &self.right;
+        let left = column - self.columns.start; // in out
+        let width = (self.columns.end - column).min(L::PANEL);
+        let out = self.out.as_mut_ptr();
+        let tiles = rows.len().div_ceil(L::TILE_ROWS);
+        let mut coming = self.coming::<L>(&depth, column, tiles);
+        for row in rows.clone().step_by(L::TILE_ROWS) {
+            // wrapping_add: the pointers of an empty product may lie outside, and aren't followed.
+            let to = out.wrapping_add(row * self.ldo + left);
+            let (start, start_stride) = match self.start {
+                _ if depth.start > 0 => (to.cast_const(), self.ldo),
+                Start::Bias(bias) => (bias.as_ptr().wrapping_add(column), 0),
+                Start::Zero => (std::ptr::null(), 0),
+            };
+            let part = Part {
+                x: self.x.as_ptr().wrapping_add(row * self.ldx + depth.start),
+                ldx: self.ldx,
+                b: right
+                    .data
+                    .as_ptr()
+                    .wrapping_add(column / L::PANEL * right.panel + depth.start * right.step),
+                step: right.step,
+                k: depth.len(),
+                start,
+                start_stride,
+                out: to,
+                ldo: self.ldo,
+                width,
+            };
+            coming.ask();
+            let height = (rows.end - row).min(L::TILE_ROWS);
+            // SAFETY: check() has shown that these rows, columns and k lie within the slices.
+            unsafe { part.run(lanes, height) };
+        }
+        if self.activation != Activation::None && depth.end == right.k {
+            let (first, last) = (rows.start * self.ldo + left, (rows.end - 1) * self.ldo + left + width);
+            let x = &mut self.out[first..last];
+            lanes.run(Activate { x, stride: self.ldo, width, activation: self.activation });
+        }
+    }
+}
+
+/// The next panel's part of the weights, asked for line by line while this panel's tiles run: they come from L3 or from
+/// memory, a stride away, where no hardware prefetcher looks. It was worth a tenth on matrices of 7 MB and more.
+struct Coming {
+    next: *const f32,
+    /// Lines for each tile to ask for.
+    lines: usize,
+}
+
+impl Coming {
+    #[inline(always)]
+    fn ask(&mut self) {
+        for _ in 0..self.lines {
+            prefetch(self.next);
+            self.next = self.next.wrapping_add(16);
+        }
+    }
+}
+
+/// The operands of one tile: `height` rows by one panel.
+#[derive(Clone, Copy)]
+struct Part {
+    /// [height, k], row stride `ldx`.
+    x: *const f32,
+    ldx: usize,
+    /// [k, width], row stride `step`.
+    b: *const f32,
+    step: usize,
+    k: usize,
+    /// [height, width], row stride `start_stride` (0: one row for all); null: zeros.
+    start: *const f32,
+    start_stride: usize,
+    /// [height, width], row stride `ldo`.
+    out: *mut f32,
+    ldo: usize,
+    /// At most the panel's.
+    width: usize,
+}
+
+impl Part {
+    /// # Safety
+    /// The pointers are good for the shapes above, with `height` at most `L::TILE_ROWS`.
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self, lanes: L, height: usize) {
+        // A last panel takes only the vectors that it needs: 64 columns in panels of 48 are 3 vectors and 1.
+        match (self.width.div_ceil(L::LANES), self.width % L::LANES > 0) {
+            (1, false) => self.tile::<L, 1, false>(lanes, height),
+            (1, true) => self.tile::<L, 1, true>(lanes, height),
+            (2, false) => self.tile::<L, 2, false>(lanes, height),
+            (2, true) => self.tile::<L, 2, true>(lanes, height),
+            (_, false) => self.tile::<L, 3, false>(lanes, height),
+            (_, true) => self.tile::<L, 3, true>(lanes, height),
+        }
+    }
+
+    #[inline(always)]
+    fn tile<L: Lanes, const VECTORS: usize, const NARROW: bool>(self, lanes: L, height: usize) {
+        match height {
+            1 => lanes.run(Tile::<1, VECTORS, NARROW>(self)),
+            2 => lanes.run(Tile::<2, VECTORS, NARROW>(self)),
+            3 => lanes.run(Tile::<3, VECTORS, NARROW>(self)),
+            4 => lanes.run(Tile::<4, VECTORS, NARROW>(self)),
+            5 => lanes.run(Tile::<5, VECTORS, NARROW>(self)),
+            6 => lanes.run(Tile::<6, VECTORS, NARROW>(self)),
+            7 => lanes.run(Tile::<7, VECTORS, NARROW>(self)),
+            _ => lanes.run(Tile::<8, VECTORS, NARROW>(self)),
+        }
+    }
+}
+
+/// `HEIGHT` rows by `VECTORS` vectors, in registers for all of the part's k. `NARROW`: the panel is not full, and loads and
+/// stores are masked. Made only by `Part::run`, whose caller promised the pointers.
+struct Tile<const HEIGHT: usize, const VECTORS: usize, const NARROW: bool>(Part);
+
+impl<const HEIGHT: usize, const VECTORS: usize, const NARROW: bool> Tile<HEIGHT, VECTORS, NARROW> {
+    /// A vector for each of the tile's, from one row.
+    /// # Safety
+    /// `from` is readable for the part's width.
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(&self, lanes: L, from: *const f32) -> [L::V; VECTORS] {
+        let mut row = [lanes.splat(0.0); VECTORS];
+        for (v, vector) in row.iter_mut().enumerate() {
+            let at = from.wrapping_add(v * L::LANES);
+            // SAFETY: within the width; a narrow panel loads no more than is left of it.
+            *vector =
+                unsafe { if NARROW { lanes.load_first(at, self.left::<L>(v)) } else { lanes.load(at) } };
+        }
+        row
+    }
+
+    /// How many columns vector `v` has.
+    #[inline(always)]
+    fn left<L: Lanes>(&self, v: usize) -> usize {
+        (self.0.width - v * L::LANES).min(L::LANES)
+    }
+}
+
+impl<const HEIGHT: usize, const VECTORS: usize, const NARROW: bool> Kernel for Tile<HEIGHT, VECTORS, NARROW> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Part { x, ldx, b, step, k, start, start_stride, out, ldo, .. } = self.0;
+        let mut sums = [[lanes.splat(0.0); VECTORS]; HEIGHT];
+        if !start.is_null() {
+            for (r, row) in sums.iter_mut().enumerate() {
+                // SAFETY: Part::run's caller promised HEIGHT rows.
+                *row = unsafe { self.load(lanes, start.add(r * start_stride)) };
+            }
+        }
+        for p in 0..k {
+            // SAFETY: Part::run's caller promised k rows of the panel.
+            let right = unsafe { self.load(lanes, b.add(p * step)) };
+            for (r, row) in sums.iter_mut().enumerate() {
+                // SAFETY: and HEIGHT rows of x, of k values.
+                let left = lanes.splat(unsafe { *x.add(r * ldx + p) });
+                for (sum, &right) in row.iter_mut().zip(&right) {
+                    *sum = lanes.mul_add(left, right, *sum);
+                }
+            }
+        }
+        for (r, row) in sums.iter().enumerate() {
+            for (v, &sum) in row.iter().enumerate() {
+                let to = out.wrapping_add(r * ldo + v * L::LANES);
+                // SAFETY: and HEIGHT rows of out; a narrow panel stores no more than its width.
+                unsafe {
+                    if NARROW { lanes.store_first(sum, to, self.left::<L>(v)) } else { lanes.store(sum, to) }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The classification heads: dense, activation, projection to one logit, all on the CLS row. The families differ in
+//! the tensors' names and in the activation between.
+
+use candle_core::Tensor;
+
+use super::config::{Family, ModelConfig};
+use super::layers::{Fill, Linear};
+use crate::batch::Batch;
+use crate::error::Result;
+use crate::kernels::{Activation, Kernels};
+use crate::weights::Weights;
+
+pub struct Head {
+    dense: Linear,
+    activation: HeadActivation,
+    project: Linear,
+}
+
+#[derive(Clone, Copy)]
+enum HeadActivation {
+    /// Not a kernel: hidden numbers a pair, so the standard library's exact one is as good as free.
+    Tanh,
+    Kernel(Activation),
+}
+
+impl Head {
+    /// `encoder` is the encoder's prefix, `outer` what comes before that, both ending in a dot or empty.
+    pub fn load(
+        weights: &Weights,
+        config: &ModelConfig,
+        encoder: &str,
+        outer: &str,
+        kernels: Kernels,
+    ) -> Result<Self> {
+        let (dense, activation, project) = match config.family {
+            Family::Bert => (format!("{encoder}pooler.dense"), HeadActivation::Tanh, "classifier"),
+            Family::Roberta => {
+                (format!("{outer}classifier.dense"), HeadActivation::Tanh, "classifier.out_proj")
+            }
+            // transformers has gelu here whatever hidden_act says.
+            Family::Electra => (
+                format!("{outer}classifier.dense"),
+                HeadActivation::Kernel(Activation::Gelu),
+                "classifier.out_proj",
+            ),
+            Family::DistilBert => {
+                (format!("{outer}pre_classifier"), HeadActivation::Kernel(Activation::Relu), "classifier")
+            }
+        };
+        let linear = |name: &str, outputs: usize| -> Result<Linear> {
+            let weight = weights.tensor(&format!("{name}.weight"), &[outputs, config.hidden])?;
+            let bias = weights.tensor(&format!("{name}.bias"), &[outputs])?;
+            Ok(Linear::new(kernels, config.hidden, weight, bias))
+        };
+        Ok(Self {
+            dense: linear(&dense, config.hidden)?,
+            activation,
+            project: linear(&format!("{outer}{project}"), config.labels)?,
+        })
+    }
+
+    /// One logit a sequence, from the CLS rows `[sequences, hidden]`. Two labels (not relevant, relevant) give the
+    /// difference of theirs, whose sigmoid is the softmax of the second.
+    pub fn forward(&self, cls: &Tensor, mixed: &Tensor, batch: &Batch) -> Result<Vec<f32>> {
+        match self.activation {
+            HeadActivation::Kernel(activation) => self.dense.forward(cls, activation, mixed)?,
+            HeadActivation::Tanh => {
+                self.dense.forward(cls, Activation::None, mixed)?;
+                mixed
+                    .inplace_op1(&Fill(|values: &mut [f32]| values.iter_mut().for_each(|v| *v = v.tanh())))?;
+            }
+        }
+        let labels = self.project.outputs();
+        let logits = Tensor::zeros((batch.sequences(), labels), mixed.dtype(), mixed.device())?;
+        self.project.forward(mixed, Activation::None, &logits)?;
+        let logits = logits.flatten_all()?.to_vec1::<f32>()?;
+        Ok(match labels {
+            1 => logits,
+            _ => logits.chunks_exact(2).map(|pair| pair[1] - pair[0]).collect(),
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! The engine's manners: what it refuses, and what becomes of requests that end early.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use rerankd::Error;
+use rerankd::engine::Engine;
+use rerankd::tokenize::Overflow;
+
+fn many(n: usize) -> Vec<&'static str> {
+    vec!["Bamboo forests grow quickly, and pandas eat little else than bamboo."; n]
+}
+
+#[test]
+fn progressive_completions_bring_every_context_once_and_then_the_end() {
+    let engine = engine(&mini_en(), 2);
+    let whole = logits(&engine, "what is a panda?", &many(60));
+    let completions = completions();
+    let mut first = job("what is a panda?", &many(40));
+    (first.progressive, first.more) = (true, true);
+    let ticket = engine.submit(first, completions.clone()).unwrap();
+    engine.extend(ticket, many(20).iter().map(|text| text.to_string()).collect(), false).unwrap();
+    let all = collect(&completions);
+    assert!(all.len() > 2, "more than one wave");
+    assert!(all.iter().rev().skip(1).all(|c| !c.last && !c.ids.is_empty()));
+    assert!(all.last().unwrap().ids.is_empty());
+    let mut scored: Vec<(u32, f32)> =
+        all.iter().flat_map(|c| c.ids.iter().copied().zip(c.logits.iter().copied())).collect();
+    scored.sort_by_key(|(id, _)| *id);
+    assert_eq!(scored.iter().map(|(id, _)| *id).collect::<Vec<_>>(), (0..60).collect::<Vec<_>>());
+    assert_eq!(scored.into_iter().map(|(_, logit)| logit).collect::<Vec<_>>(), whole);
+}
+
+#[test]
+fn bad_fields_are_named() {
+    let engine = engine(&golden("bert"), 1);
+    let field = |job| match ask(&engine, job) {
+        Err(Error::Input { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(field(job("", &["a"])), "query");
+    assert_eq!(field(job("q", &["a", "b", ""])), "contexts[2].text");
+    assert_eq!(field(rerankd::request::Job { max_tokens: Some(129), ..job("q", &["a"]) }), "max_tokens");
+    assert_eq!(field(rerankd::request::Job { max_tokens: Some(2), ..job("q", &["a"]) }), "max_tokens");
+    let long = "word ".repeat(200);
+    let reject = rerankd::request::Job { overflow: Overflow::Reject, ..job("q", &["a", &long]) };
+    assert_eq!(field(reject), "contexts[1].text");
+}
+
+#[test]
+fn no_contexts_are_an_empty_answer_and_windows_give_the_best_one() {
+    let engine = engine(&mini_en(), 1);
+    assert!(ask(&engine, job("q", &[])).unwrap().ids.is_empty());
+    let filler =
+        "Nothing of note happened in the harbour that year, and the ledgers stay silent. ".repeat(60);
+    let context = format!("{filler}The giant panda is a bear native to China.");
+    let ask_with = |overflow| {
+        ask(&engine, rerankd::request::Job { overflow, ..job("where do giant pandas live?", &[&context]) })
+            .unwrap()
+    };
+    let (cut, windows) = (ask_with(Overflow::Truncate), ask_with(Overflow::Chunk));
+    assert_eq!((windows.ids.clone(), windows.truncated.clone()), (vec![0], vec![false]));
+    assert!(cut.truncated[0]);
+    assert!(windows.logits[0] > cut.logits[0] + 1.0, "{} {}", windows.logits[0], cut.logits[0]);
+}
+
+#[test]
+fn a_deadline_that_has_passed_costs_no_wave() {
+    let engine = engine(&mini_en(), 1);
+    let late = rerankd::request::Job { deadline: Some(Instant::now()), ..job("q", &many(100)) };
+    assert!(matches!(ask(&engine, late), Err(Error::Deadline(_))));
+    let stats = engine.stats();
+    assert_eq!((stats.expired, stats.pairs, stats.tickets, stats.queue_tokens), (1, 0, 0, 0));
+}
+
+#[test]
+fn a_budget_scores_a_prefix_with_the_same_bits() {
+    let engine = engine(&mini_en(), 2);
+    let whole = logits(&engine, "what is a panda?", &many(400));
+    let budget = Some(Instant::now() + Duration::from_millis(100));
+    let partial =
+        ask(&engine, rerankd::request::Job { budget, ..job("what is a panda?", &many(400)) }).unwrap();
+    let mut all: Vec<u32> = partial.ids.iter().chain(&partial.unscored).copied().collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..400).collect::<Vec<_>>());
+    assert!(partial.unscored.is_sorted());
+    for (id, logit) in partial.ids.iter().zip(&partial.logits) {
+        assert_eq!(logit.to_bits(), whole[*id as usize].to_bits());
+    }
+    let spent = rerankd::request::Job { budget: Some(Instant::now()), ..job("what is a panda?", &many(5)) };
+    assert_eq!(ask(&engine, spent).unwrap().unscored, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn a_cancelled_request_leaves_nothing_behind() {
+    let engine = engine(&mini_en(), 1);
+    let completions = completions();
+    let ticket = engine.submit(job("what is a panda?", &many(500)), completions.clone()).unwrap();
+    engine.cancel(ticket);
+    engine.cancel(ticket);
+    engine.cancel(12345);
+    let stats = engine.stats();
+    assert_eq!((stats.tickets, stats.queue_tokens, stats.cancelled), (0, 0, 1));
+    // The next request is served, and of the cancelled one nothing has been completed.
+    assert_eq!(logits(&engine, "q", &["a"]).len(), 1);
+    assert!(completions.drain().is_empty());
+}
+
+#[test]
+fn draining_refuses_what_is_new_and_serves_what_is_queued() {
+    let engine = engine(&mini_en(), 1);
+    let completions = completions();
+    engine.submit(job("q", &many(20)), completions.clone()).unwrap();
+    engine.drain();
+    assert!(matches!(ask(&engine, job("q", &["a"])), Err(Error::Overloaded(_))));
+    assert_eq!(collect(&completions).pop().unwrap().ids.len(), 20);
+    engine.close();
+    assert!(matches!(ask(&engine, job("q", &["a"])), Err(Error::Overloaded(_))));
+}
+
+#[test]
+fn closing_fails_what_is_queued() {
+    let engine = engine(&mini_en(), 1);
+    let completions = completions();
+    engine.submit(job("q", &many(500)), completions.clone()).unwrap();
+    engine.close();
+    let last = collect(&completions).pop().unwrap();
+    assert!(matches!(last.error, Some(Error::Overloaded(_))), "{last:?}");
+}
+
+#[test]
+fn a_full_queue_refuses() {
+    let mut options = options(&mini_en(), 1);
+    options.queue_tokens = 1000;
+    let engine = Engine::load(&options).unwrap();
+    let completions = completions();
+    let big = engine.submit(job("q", &many(500)), completions.clone()).unwrap();
+    assert!(matches!(ask(&engine, job("q", &many(500))), Err(Error::Overloaded(_))));
+    engine.cancel(big);
+    assert_eq!(logits(&engine, "q", &["a"]).len(), 1);
+}
+
+#[test]
+fn a_model_that_gives_nan_fails_its_request_and_the_engine_goes_on() {
+    let directory = copy_of("distilbert", "nan");
+    let file = directory.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let parsed = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let bias = parsed.tensor("classifier.bias").unwrap();
+    let at = bias.data().as_ptr() as usize - bytes.as_ptr() as usize;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&file, bytes).unwrap();
+    let engine = engine(&directory, 1);
+    for _ in 0..2 {
+        assert!(matches!(ask(&engine, job("q", &["a"])), Err(Error::Internal(_))));
+    }
+}
+
+#[test]
+fn checkpoints_that_cannot_be_served_are_refused_in_a_sentence() {
+    for name in ["modernbert", "deberta-v2"] {
+        let message = model_error(Engine::load(&options(&golden(name), 1)));
+        assert!(
+            message.contains("config.json: model_type") && message.contains("supported: bert"),
+            "{message}"
+        );
+    }
+    let refused = |test: &str, change: &dyn Fn(&std::path::Path)| {
+        let directory = copy_of("bert", test);
+        change(&directory);
+        model_error(Engine::load(&options(&directory, 1)))
+    };
+    let truncated = refused("truncated", &|dir| {
+        let file = dir.join("model.safetensors");
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    });
+    assert!(truncated.contains("model.safetensors: not a whole safetensors file"), "{truncated}");
+    let garbage =
+        refused("garbage", &|dir| std::fs::write(dir.join("model.safetensors"), [255; 100]).unwrap());
+    assert!(garbage.contains("model.safetensors: not a whole safetensors file"), "{garbage}");
+    let missing = refused("no-weights", &|dir| std::fs::remove_file(dir.join("model.safetensors")).unwrap());
+    assert!(missing.contains("there is no such file"), "{missing}");
+    let tokenizer = refused("no-tokenizer", &|dir| std::fs::remove_file(dir.join("tokenizer.json")).unwrap());
+    assert!(tokenizer.contains("tokenizer.json"), "{tokenizer}");
+    let shape = refused("shape", &|dir| {
+        let file = dir.join("config.json");
+        let text = std::fs::read_to_string(&file)
+            .unwrap()
+            .replace("\"intermediate_size\": 176", "\"intermediate_size\": 180");
+        std::fs::write(&file, text).unwrap();
+    });
+    assert!(shape.contains("has shape [176, 64], but config.json makes it [180, 64]"), "{shape}");
+    let layers = refused("layers", &|dir| {
+        let file = dir.join("config.json");
+        let text = std::fs::read_to_string(&file)
+            .unwrap()
+            .replace("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+        std::fs::write(&file, text).unwrap();
+    });
+    assert!(layers.contains("encoder.layer.3.") && layers.contains("is missing"), "{layers}");
+    let nowhere = model_error(Engine::load(&options(std::path::Path::new("no/such/place"), 1)));
+    assert!(nowhere.contains("no such directory"), "{nowhere}");
+}
