@@ -120,8 +120,8 @@ impl Head<'_> {
         }
     }
 
-    /// values[d / panel, t, d % panel] = v[t, d]. Read where they lie, a row of the product is a page from the next, and the
-    /// rows share few sets of L1.
+    /// values[d / panel, t, d % panel] = v[t, d]. Where they lie, each row is a page or more from the next, and the rows would
+    /// share few sets of L1.
     #[inline(always)]
     fn pack_values<L: Lanes>(&mut self, lanes: L) {
         let (tokens, dim) = (self.tokens, self.head_dim);

@@ -37,7 +37,6 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx2,fma")]
-        #[inline(never)]
         fn compiled<K: Kernel>(lanes: Avx512, kernel: K) -> K::Output {
             kernel.run(lanes)
         }
@@ -54,10 +53,10 @@ impl Lanes for Avx512 {
         fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
         fn max(self, a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
         fn min(self, a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
-        fn round(self, v: __m512) -> __m512 { _mm512_roundscale_ps::<0>(v) }
-        fn exp2_whole(self, v: __m512) -> __m512 {
-            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(127));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        fn times_exp2(self, v: __m512, shifted: __m512) -> __m512 {
+            // n to the exponent's place; the rounder's own bits leave at the top.
+            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), n))
         }
         fn first(self, v: __m512, count: usize) -> __m512 { _mm512_maskz_mov_ps(self.mask(count), v) }
         fn sum(self, v: __m512) -> f32 { _mm512_reduce_add_ps(v) }

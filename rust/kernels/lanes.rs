@@ -5,6 +5,9 @@
 //! ends up inside the one `#[target_feature]` function of its ISA file and the intrinsics inline there. Closures don't
 //! (a closure has no features of its own, so the inliner sees a body full of calls and may leave it): pass types.
 
+/// Added to a number below 2^22 in magnitude, it rounds it to a whole one, left in the low bits of the sum.
+pub(super) const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
+
 /// A piece of work that runs on any lanes.
 pub(super) trait Kernel {
     type Output;
@@ -22,8 +25,8 @@ pub(super) trait Lanes: Copy {
     /// Columns in a panel of a packed matrix.
     const PANEL: usize = Self::TILE_VECTORS * Self::LANES;
 
-    /// Runs the kernel inside a function compiled for these lanes. A kernel may call it again to have a part of itself
-    /// compiled apart, with the registers to itself.
+    /// Runs the kernel inside a function compiled for these lanes. A kernel calls it again for each part of itself that is
+    /// written once and used with several shapes: the compiler may then keep the part apart, or join it.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
 
     fn splat(self, x: f32) -> Self::V;
@@ -37,10 +40,8 @@ pub(super) trait Lanes: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// The lesser; `b` where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    /// To the nearest whole number; |v| below 2^22.
-    fn round(self, v: Self::V) -> Self::V;
-    /// 2^v for whole v in -126..=127.
-    fn exp2_whole(self, v: Self::V) -> Self::V;
+    /// v * 2^n, where n is whole and `shifted` is n + [`ROUNDER`]; v and the result are normal numbers.
+    fn times_exp2(self, v: Self::V, shifted: Self::V) -> Self::V;
     /// The first `count` lanes, the others zero.
     fn first(self, v: Self::V, count: usize) -> Self::V;
     /// The lanes' sum, always in the same order.

@@ -4,9 +4,6 @@ use std::hint::black_box;
 
 use super::lanes::{Kernel, Lanes};
 
-/// Independent chains: at two a cycle with a latency of four or five, ten keep the units busy.
-const CHAINS: usize = 12;
-
 /// Multiply-adds that never leave the registers.
 pub(super) struct Peak {
     pub rounds: usize,
@@ -18,18 +15,32 @@ impl Kernel for Peak {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> (u64, f32) {
-        // Values that the compiler can't know; chains that it knew to be equal it would make one.
-        let (a, b) = (lanes.splat(black_box(0.999_999)), lanes.splat(black_box(1e-6)));
-        let mut chains = [lanes.splat(0.0); CHAINS];
-        for chain in &mut chains {
-            *chain = lanes.splat(black_box(1.0));
+        // As many chains as the product's tile has sums: enough to hide the latency, and all in registers.
+        match L::TILE_ROWS * L::TILE_VECTORS {
+            4 => chains::<L, 4>(lanes, self.rounds),
+            8 => chains::<L, 8>(lanes, self.rounds),
+            12 => chains::<L, 12>(lanes, self.rounds),
+            _ => chains::<L, 24>(lanes, self.rounds),
         }
-        for _ in 0..self.rounds {
-            for chain in &mut chains {
-                *chain = lanes.mul_add(*chain, a, b);
-            }
-        }
-        let total = chains.iter().fold(0.0, |total, &chain| total + lanes.sum(chain));
-        ((self.rounds * CHAINS * L::LANES * 2) as u64, total)
     }
+}
+
+#[inline(always)]
+fn chains<L: Lanes, const CHAINS: usize>(lanes: L, rounds: usize) -> (u64, f32) {
+    // Values that the compiler can't know; chains that it knew to be equal it would make one.
+    let (a, b) = (lanes.splat(black_box(0.999_999)), lanes.splat(black_box(1e-6)));
+    let mut chains = [lanes.splat(0.0); CHAINS];
+    for chain in &mut chains {
+        *chain = lanes.splat(black_box(1.0));
+    }
+    for _ in 0..rounds {
+        for chain in &mut chains {
+            *chain = lanes.mul_add(*chain, a, b);
+        }
+    }
+    let mut total = 0.0;
+    for chain in chains {
+        total += lanes.sum(chain);
+    }
+    ((rounds * CHAINS * L::LANES * 2) as u64, total)
 }

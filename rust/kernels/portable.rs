@@ -7,9 +7,6 @@ pub(super) struct Portable;
 
 type V = [f32; 8];
 
-/// Adding it rounds to whole numbers, to even, and leaves them in the low bits.
-const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
-
 /// One lane at a time, for the compiler to join.
 macro_rules! each {
     (|$lane:ident| $value:expr) => {{
@@ -75,13 +72,9 @@ impl Lanes for Portable {
         each!(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
-    fn round(self, v: V) -> V {
-        each!(|i| (v[i] + MAGIC) - MAGIC)
-    }
-    #[inline(always)]
-    fn exp2_whole(self, v: V) -> V {
-        // The whole number, biased, moved into the exponent; the magic's own bits leave at the top.
-        each!(|i| f32::from_bits((v[i] + MAGIC).to_bits().wrapping_add(127) << 23))
+    fn times_exp2(self, v: V, shifted: V) -> V {
+        // The rounder's own bits leave at the top.
+        each!(|i| f32::from_bits(v[i].to_bits().wrapping_add(shifted[i].to_bits() << 23)))
     }
     #[inline(always)]
     fn first(self, v: V, count: usize) -> V {

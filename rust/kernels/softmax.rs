@@ -1,7 +1,7 @@
 //! Softmax, exact, in two passes over a row in cache.
 
 use super::lanes::{Kernel, Lanes};
-use super::math::exp;
+use super::math::exp_negative;
 
 /// row = exp(row - max), and returns 1 / sum: the caller scales what it makes of the row, which is shorter.
 #[inline(always)]
@@ -16,12 +16,12 @@ pub(super) fn exponentials<L: Lanes>(lanes: L, row: &mut [f32]) -> f32 {
     let shift = lanes.splat(most);
     let mut total = lanes.splat(0.0);
     for x in vectors.chunks_exact_mut(L::LANES) {
-        let e = exp(lanes, lanes.sub(lanes.read(x), shift));
+        let e = exp_negative(lanes, lanes.sub(lanes.read(x), shift));
         lanes.write(e, x);
         total = lanes.add(total, e);
     }
     if !tail.is_empty() {
-        let e = lanes.first(exp(lanes, lanes.sub(lanes.read(tail), shift)), tail.len());
+        let e = lanes.first(exp_negative(lanes, lanes.sub(lanes.read(tail), shift)), tail.len());
         lanes.write(e, tail);
         total = lanes.add(total, e);
     }

@@ -252,6 +252,19 @@ fn softmax_sums_to_one() {
 }
 
 #[test]
+fn exponentials_are_exact_in_f32() {
+    for kernels in Kernels::available() {
+        for i in 0..86_000 {
+            let x = i as f32 * -1e-3;
+            let mut row = [0.0, x];
+            kernels.softmax(&mut row, 2);
+            let (got, want) = ((row[1] / row[0]) as f64, (x as f64).exp());
+            assert!((got - want).abs() <= 4e-7 * want, "{} exp({x}): {got} for {want}", kernels.name());
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "another instruction set")]
 fn weights_of_another_instruction_set_are_refused() {
     let packed = super::PackedMatrix::new(4, 4, 5, |_, row| row.fill(0.0));
