@@ -1,13 +1,14 @@
 //! PairTokenizer against transformers (golden files) and against the tokenizers library (properties).
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
-use proptest::prelude::*;
 use rerankd::Error;
 use rerankd::tokenize::{Encoded, EncodedPair, Overflow, PairTokenizer};
 use serde_json::{Value, json};
-use tokenizers::{Tokenizer, TruncationDirection, TruncationParams};
+use tokenizers::Tokenizer;
+
+#[path = "tokenize/properties.rs"]
+mod properties;
 
 const GOLDENS: [&str; 6] = ["bert", "bert-sbert-identity", "xlm-roberta", "roberta", "electra", "distilbert"];
 
@@ -37,6 +38,10 @@ fn changed(test: &str, from: &str, change: impl FnOnce(&mut Value, &mut Value)) 
     let source = directory(from);
     let mut tokenizer = read(&source.join("tokenizer.json"));
     let mut config = read(&source.join("tokenizer_config.json"));
+    // The goldens name transformers' generic class, which has no token types; most checkpoints name BERT's.
+    if matches!(from, "bert" | "electra") {
+        config["tokenizer_class"] = json!("BertTokenizer");
+    }
     change(&mut tokenizer, &mut config);
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tokenize").join(test);
     std::fs::create_dir_all(&target).unwrap();
@@ -94,7 +99,8 @@ fn ids_and_types_are_transformers() {
         let (name, side) = (case[0].as_str().unwrap(), case[1].as_str().unwrap());
         let tokenizer = tokenizers.entry((name, side)).or_insert_with(|| {
             load(&changed(&format!("{name}-{side}"), name, |_, config| {
-                config["truncation_side"] = json!(side)
+                *config = read(&directory(name).join("tokenizer_config.json"));
+                config["truncation_side"] = json!(side);
             }))
         });
         let max = case[4].as_u64().unwrap() as usize;
@@ -108,168 +114,11 @@ fn ids_and_types_are_transformers() {
     }
 }
 
-// --- against the library: every kind of post-processor, either side, any text ---
-
-struct Variant {
-    name: &'static str,
-    tokenizer: PairTokenizer,
-    library: Tokenizer,
-    direction: TruncationDirection,
-}
-
-impl Variant {
-    fn new(name: &'static str, from: &str, change: impl FnOnce(&mut Value, &mut Value)) -> Self {
-        let directory = changed(name, from, change);
-        let left = read(&directory.join("tokenizer_config.json"))["truncation_side"] == "left";
-        let mut library = Tokenizer::from_file(directory.join("tokenizer.json")).unwrap();
-        library.with_truncation(None).unwrap().with_padding(None);
-        let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };
-        Self { name, tokenizer: load(&directory), library, direction }
-    }
-
-    /// The library's truncation and post-processing, by true lengths as in its 0.23.3: its `encode` stops early.
-    fn reference(&self, query: &str, context: &str, max_length: usize) -> (Vec<u32>, Vec<u8>) {
-        let encode = |text| self.library.encode(text, false).unwrap();
-        let (query, context) = (encode(query), encode(context));
-        let mut library = self.library.clone();
-        let params = TruncationParams { max_length, direction: self.direction, ..Default::default() };
-        library.with_truncation(Some(params)).unwrap();
-        let pair = library.post_process(query, Some(context), true).unwrap();
-        (pair.get_ids().to_vec(), pair.get_type_ids().iter().map(|&kind| kind as u8).collect())
-    }
-}
-
-static VARIANTS: LazyLock<Vec<Variant>> = LazyLock::new(|| {
-    let bert = json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
-    let byte_level =
-        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-    let roberta = json!({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": true,
-               "add_prefix_space": true});
-    let (byte_level, roberta) = (&byte_level, &roberta);
-    vec![
-        Variant::new("template", "bert", |_, _| ()),
-        Variant::new("template-left", "bert", |_, config| config["truncation_side"] = json!("left")),
-        Variant::new("bert-processing", "bert", |tokenizer, _| tokenizer["post_processor"] = bert),
-        Variant::new("roberta-processing", "roberta", |_, _| ()),
-        Variant::new("prefix-space-left", "roberta", |tokenizer, config| {
-            tokenizer["pre_tokenizer"] = byte_level.clone();
-            tokenizer["post_processor"] = roberta.clone();
-            config["truncation_side"] = json!("left");
-        }),
-        Variant::new("sequence", "roberta", |tokenizer, _| {
-            tokenizer["pre_tokenizer"] = byte_level.clone();
-            tokenizer["post_processor"] = json!({"type": "Sequence", "processors": [byte_level, roberta]});
-        }),
-        Variant::new("unigram", "xlm-roberta", |_, _| ()),
-        Variant::new("saved-limit-and-padding", "electra", |tokenizer, _| {
-            tokenizer["truncation"] =
-                json!({"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0});
-            tokenizer["padding"] = json!({"strategy": {"Fixed": 64}, "direction": "Right",
-                "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"});
-        }),
-    ]
-});
-
-/// Words, marks, special tokens, scripts and any characters at all, a few tokens to some dozens.
-fn text() -> impl Strategy<Value = String> {
-    let piece = prop_oneof![
-        6 => "[a-zA-Z]{1,9}",
-        2 => prop::sample::select(vec!["[SEP]", "</s>", "<mask>", "[CLS]", "東京", "é", "  ", "\n", "ﬁ", "🔥"])
-            .prop_map(str::to_owned),
-        1 => any::<char>().prop_map(String::from),
-        1 => "[ -~]{0,6}",
-    ];
-    (prop::collection::vec(piece, 0..24), prop::bool::weighted(0.8))
-        .prop_map(|(pieces, apart)| pieces.join(if apart { " " } else { "" }))
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
-
-    #[test]
-    fn truncate_is_the_librarys(variant in 0..8usize, query in text(), context in text(), max in 14..64usize) {
-        let variant = &VARIANTS[variant];
-        let encoded = pair(&variant.tokenizer, &query, &context, max, Overflow::Truncate).unwrap();
-        let (encoded, truncated) = single(encoded);
-        let (ids, types) = variant.reference(&query, &context, max);
-        prop_assert_eq!(&encoded.ids, &ids, "{}", variant.name);
-        prop_assert_eq!(&encoded.types, &types, "{}", variant.name);
-        let (whole, _) = variant.reference(&query, &context, 100_000);
-        prop_assert!(ids.len() <= max);
-        prop_assert_eq!(truncated, whole.len() > max);
-    }
-
-    #[test]
-    fn reject_takes_what_fits(variant in 0..8usize, query in text(), context in text(), max in 14..64usize) {
-        let variant = &VARIANTS[variant];
-        let (whole, _) = variant.reference(&query, &context, 100_000);
-        match pair(&variant.tokenizer, &query, &context, max, Overflow::Reject) {
-            Ok(encoded) => prop_assert_eq!(single(encoded).0.ids, whole),
-            Err(Error::Input { field, message }) => {
-                prop_assert_eq!(field, "text");
-                prop_assert!(whole.len() > max);
-                prop_assert!(message.contains(&whole.len().to_string()) && message.contains(&max.to_string()));
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
-
-    #[test]
-    fn truncate_context_keeps_the_query(query in text(), context in text(), max in 14..64usize) {
-        let bert = &VARIANTS[0];
-        let ids = |text: &str| bert.library.encode(text, false).unwrap().get_ids().to_vec();
-        let (query_ids, context_ids) = (ids(&query), ids(&context));
-        let total = query_ids.len() + context_ids.len() + 3;
-        match pair(&bert.tokenizer, &query, &context, max, Overflow::TruncateContext) {
-            Ok(encoded) => {
-                let (encoded, truncated) = single(encoded);
-                prop_assert_eq!(encoded.ids.len(), total.min(max));
-                prop_assert_eq!(truncated, total > max);
-                prop_assert_eq!(&encoded.ids[1..=query_ids.len()], &query_ids[..]);
-                let kept = &encoded.ids[query_ids.len() + 2..encoded.ids.len() - 1];
-                prop_assert!(context_ids.starts_with(kept));
-            }
-            Err(Error::Input { field, .. }) => {
-                prop_assert_eq!(field, "query");
-                prop_assert!(total > max && query_ids.len() + 4 > max);
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
-
-    #[test]
-    fn chunk_covers_the_context(query in text(), context in text(), max in 5..48usize) {
-        let bert = &VARIANTS[0];
-        let ids = |text: &str| bert.library.encode(text, false).unwrap().get_ids().to_vec();
-        let (query_ids, context_ids) = (ids(&query), ids(&context));
-        let encoded = pair(&bert.tokenizer, &query, &context, max, Overflow::Chunk).unwrap();
-        let room = max - 3;
-        let kept = query_ids.len().min((room / 2).max(room.saturating_sub(context_ids.len())));
-        // The odd token is the query's when it is the longer one.
-        let kept = if query_ids.len() > context_ids.len() { query_ids.len().min(kept.max(room - room / 2)) } else { kept };
-        prop_assert_eq!(encoded.truncated, kept < query_ids.len());
-        let mut covered = 0;
-        for window in &encoded.windows {
-            prop_assert!(window.ids.len() <= max);
-            prop_assert_eq!(&window.ids[1..=kept], &query_ids[..kept]);
-            let part = &window.ids[kept + 2..window.ids.len() - 1];
-            let start = (0..=covered).rev().find(|&start| {
-                context_ids[start..].starts_with(part) && start + part.len() >= covered
-            });
-            prop_assert!(start.is_some(), "a gap, or tokens out of order");
-            // Repeated tokens may match in several places; the one that leads furthest can't hide a gap that is
-            // there, for the last window must end with the context.
-            covered = start.unwrap() + part.len();
-        }
-        prop_assert_eq!(covered, context_ids.len());
-    }
-}
-
 // --- shapes by hand ---
 
 #[test]
 fn blank_and_special_texts() {
-    let tokenizer = load(&directory("bert"));
+    let tokenizer = load(&changed("typed", "bert", |_, _| ()));
     let (encoded, truncated) = single(pair(&tokenizer, "pizza", "   ", 128, Overflow::Reject).unwrap());
     assert_eq!(encoded.ids[encoded.ids.len() - 2..], [3, 3]);
     assert!(!truncated);
@@ -287,11 +136,19 @@ fn types_are_zero_where_the_model_has_none() {
         let (encoded, _) = single(pair(&tokenizer, "a", "b", 128, Overflow::Truncate).unwrap());
         assert!(encoded.types.iter().all(|&kind| kind == 0));
     }
-    let directory = changed("untyped", "bert", |_, config| {
-        config["model_input_names"] = json!(["input_ids", "attention_mask"]);
-    });
-    let (encoded, _) = single(pair(&load(&directory), "a", "b", 128, Overflow::Truncate).unwrap());
-    assert!(encoded.types.iter().all(|&kind| kind == 0));
+    let types = |change: fn(&mut Value)| {
+        let directory = changed("untyped", "bert", |_, config| change(config));
+        single(pair(&load(&directory), "a", "b", 128, Overflow::Truncate).unwrap()).0.types
+    };
+    assert_eq!(types(|_| ()), [0, 0, 0, 1, 1]);
+    assert_eq!(types(|config| config["tokenizer_class"] = Value::Null), [0, 0, 0, 1, 1]);
+    assert_eq!(types(|config| config["tokenizer_class"] = json!("TokenizersBackend")), [0; 5]);
+    assert_eq!(types(|config| config["model_input_names"] = json!(["input_ids", "attention_mask"])), [0; 5]);
+    let named = |config: &mut Value| {
+        config["tokenizer_class"] = json!("TokenizersBackend");
+        config["model_input_names"] = json!(["input_ids", "token_type_ids", "attention_mask"]);
+    };
+    assert_eq!(types(named), [0, 0, 0, 1, 1]);
 }
 
 #[test]
@@ -415,71 +272,64 @@ fn bad_checkpoints() {
 
 // --- cost ---
 
-/// Five megabytes are cut to what their beginning gives, and cost seconds at worst, not minutes.
+/// A text far past the limit is cut to what its beginning gives, in time that grows as the text does. Measured at
+/// 5 MB: 2.3 to 3.7 s, most of it the library's normalizing.
 #[test]
 fn a_very_long_context() {
-    for name in ["bert", "roberta", "xlm-roberta", "mini-en"] {
+    for name in ["bert", "roberta", "xlm-roberta"] {
         let tokenizer = load(&directory(name));
         for unit in ["The quick brown fox, it's said, jumps. ", "0123456789", "東京タワー"] {
-            let (long, start) = (unit.repeat(5_000_000 / unit.len()), unit.repeat(400));
             let begun = std::time::Instant::now();
-            let encode = |text| single(pair(&tokenizer, "what?", text, 128, Overflow::Truncate).unwrap());
-            let (encoded, truncated) = encode(&long);
-            println!("{name}: {:.2} s for 5 MB of {unit:?}", begun.elapsed().as_secs_f64());
+            let encode =
+                |text: &str| single(pair(&tokenizer, "what?", text, 128, Overflow::Truncate).unwrap());
+            let (encoded, truncated) = encode(&unit.repeat(1_000_000 / unit.len()));
+            println!("{name}: {:.2} s for 1 MB of {unit:?}", begun.elapsed().as_secs_f64());
             assert!(begun.elapsed().as_secs() < 60);
-            // Roberta's words of digits are merged as a whole, so a shorter one begins otherwise.
+            // Without spaces the text may be one word, whose beginning depends on its end.
             if unit.contains(' ') {
                 assert!(truncated);
-                assert_eq!(encoded, encode(&start).0);
+                assert_eq!(encoded, encode(&unit.repeat(400)).0);
             }
         }
     }
 }
 
-/// Prints; the only claim is that threads don't get in each other's way badly. Run with --nocapture.
+/// Prints what a pair costs, beside the library's own pair encoding. Run it alone, with --nocapture.
 #[test]
 fn microseconds_per_pair() {
-    let pairs = 4000;
+    let cases = read(&directory("bert").join("cases.json"));
+    let contexts = cases.as_array().unwrap().iter().flat_map(|case| case["contexts"].as_array().unwrap());
+    let contexts: Vec<String> = contexts.map(|context| context.as_str().unwrap().repeat(4)).collect();
+    let (texts, count) = (|| contexts.iter(), contexts.len());
+    let question = "how to compress files on a server";
     for name in ["mini-en", "roberta", "xlm-roberta"] {
         let tokenizer = load(&directory(name));
-        let cases = read(&directory(if name == "mini-en" { "bert" } else { name }).join("cases.json"));
-        let cases = cases.as_array().unwrap();
-        let contexts: Vec<&str> = cases
-            .iter()
-            .flat_map(|case| case["contexts"].as_array().unwrap())
-            .map(|context| context.as_str().unwrap())
-            .collect();
-        let query = tokenizer.query("how to compress files on a server").unwrap();
-        let run = |threads: usize| {
-            let begun = std::time::Instant::now();
-            let tokens: usize = std::thread::scope(|scope| {
-                let work = |_| {
-                    scope.spawn(|| {
-                        let texts = contexts.iter().cycle().take(pairs);
-                        let lengths = texts.map(|text| {
-                            tokenizer.pair(&query, text, 128, Overflow::Truncate).unwrap().windows[0]
-                                .ids
-                                .len()
-                        });
-                        lengths.sum::<usize>()
-                    })
-                };
-                let handles: Vec<_> = (0..threads).map(work).collect();
-                handles.into_iter().map(|handle| handle.join().unwrap()).sum()
-            });
-            let microseconds = begun.elapsed().as_secs_f64() * 1e6;
-            (
-                microseconds / (pairs * threads) as f64,
-                microseconds / tokens as f64,
-                tokens / (pairs * threads),
-            )
-        };
-        run(1);
-        for threads in [1, 2] {
-            let (pair, token, tokens) = run(threads);
-            println!(
-                "{name}, {threads} threads: {pair:.1} us a pair of {tokens} tokens, {token:.3} us a token"
-            );
-        }
+        let query = tokenizer.query(question).unwrap();
+        let ours =
+            |text: &str| tokenizer.pair(&query, text, 128, Overflow::Truncate).unwrap().windows[0].ids.len();
+        let tokens = texts().map(|text| ours(text)).sum::<usize>() / count;
+        let one = microseconds(1, count, || texts().map(|text| ours(text)).sum());
+        let two = microseconds(2, count, || texts().map(|text| ours(text)).sum());
+        let mut library = Tokenizer::from_file(directory(name).join("tokenizer.json")).unwrap();
+        library.with_truncation(None).unwrap().with_padding(None);
+        let encode = |text: &str| library.encode_fast((question, text), true).unwrap().len();
+        let theirs = microseconds(1, count, || texts().map(|text| encode(text)).sum());
+        println!(
+            "{name}: {tokens} tokens a pair: {one:.1} us; on two threads {two:.1} us each; library {theirs:.1} us"
+        );
     }
+}
+
+/// Per pair, on each of so many threads; the best of many short rounds, for the machine has other work.
+fn microseconds(threads: usize, pairs: usize, work: impl Fn() -> usize + Sync) -> f64 {
+    let round = || {
+        let begun = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| std::hint::black_box(work()));
+            }
+        });
+        begun.elapsed().as_secs_f64() * 1e6 / pairs as f64
+    };
+    (0..60).map(|_| round()).fold(f64::INFINITY, f64::min)
 }

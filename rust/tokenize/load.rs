@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use tokenizers::{ModelWrapper, Tokenizer};
+use tokenizers::ModelWrapper;
 
-use super::PairTokenizer;
 use super::template::Template;
 use super::truncate::Side;
+use super::unigram::PieceModel;
+use super::{PairTokenizer, Tokenizer};
 use crate::error::{Error, Result};
 
 /// The keys of tokenizer_config.json that change what a pair becomes.
@@ -73,10 +74,10 @@ fn read_tokenizer(file: &Path) -> Result<Tokenizer> {
     const MEND: &str = "write it with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
     let bytes =
         std::fs::read(file).map_err(|error| Error::model(file, format!("can't be read: {error}; {MEND}")))?;
-    let tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| {
+    let tokenizer = serde_json::from_slice::<Tokenizer>(&bytes).map_err(|error| {
         Error::model(file, format!("is not a tokenizer of the tokenizers library: {error}; {MEND}"))
     })?;
-    if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+    if let PieceModel::Library(ModelWrapper::BPE(bpe)) = tokenizer.get_model()
         && let Some(dropout) = bpe.dropout.filter(|&dropout| dropout > 0.0)
     {
         let what = format!("model.dropout: {dropout} makes each score a matter of luck; set it to null");
@@ -122,10 +123,10 @@ fn check(
         );
         return Err(Error::model(file, what));
     }
-    let vocabulary = tokenizer.get_vocab(true);
-    let highest = vocabulary.iter().map(|(token, &id)| (id, token.as_str())).max();
-    let template_id = template.highest_id();
-    let (id, token) = highest.unwrap_or((0, "")).max((template_id, "the pair's special token"));
+    let added = tokenizer.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content));
+    let highest = tokenizer.get_model().highest().into_iter().chain(added).max();
+    let special = (template.highest_id(), "the pair's special token".to_string());
+    let (id, token) = highest.map_or(special.clone(), |highest| highest.max(special));
     if id as usize >= vocab {
         let what = format!(
             "{token:?} has id {id}, but the model's word table has {vocab} rows (config.json, vocab_size): the \

@@ -1,8 +1,8 @@
 //! The pair template: which special tokens stand around the query and the context, and every token's type.
 
-use tokenizers::{Encoding, Token, Tokenizer};
+use tokenizers::{Encoding, Token};
 
-use super::EncodedPair;
+use super::{EncodedPair, Tokenizer};
 
 /// A special token and its type.
 type Special = (u32, u8);

@@ -1,0 +1,368 @@
+//! The Unigram model (Kudo 2018) in little memory, and the choice between it and the library's models.
+//!
+//! The library keeps a Unigram vocabulary as a trie of hash maps, one a byte: 390 MB and over a second for the 250,002
+//! pieces of XLM-R, more than all of bge-reranker-base's layers. Here they are a double-array Aho-Corasick automaton,
+//! which finds every piece that ends at each position in one pass over the text. The paths, their scores and how ties
+//! fall are the library's `encode_optimized`; a test compares the two on random texts.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use daachorse::DoubleArrayAhoCorasick;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use tokenizers::models::unigram::UnigramTrainer;
+use tokenizers::{Model, ModelWrapper, Token};
+
+/// Beneath the rarest piece, as SentencePiece has it.
+const UNKNOWN_PENALTY: f64 = 10.0;
+
+pub struct Unigram {
+    pieces: DoubleArrayAhoCorasick<u32>, // to ids
+    scores: Vec<f64>,                    // [vocabulary]: log probabilities
+    names: Vec<Box<str>>,                // [vocabulary]
+    unknown: Option<u32>,
+    unknown_score: f64,
+    bytes: Option<Box<[u32; 256]>>, // byte fallback: the ids of <0x00> to <0xFF>
+}
+
+/// The best path that ends at some byte of the text.
+#[derive(Clone, Copy)]
+struct Best {
+    score: f64,
+    start: usize,
+    id: u32,
+    known: bool,
+}
+
+impl Best {
+    /// The first of equals stays.
+    fn offer(&mut self, candidate: Best) {
+        if self.start == usize::MAX || candidate.score > self.score {
+            *self = candidate;
+        }
+    }
+}
+
+impl Unigram {
+    fn new(
+        vocabulary: Vec<(String, f64)>,
+        unknown: Option<u32>,
+        byte_fallback: bool,
+    ) -> Result<Self, String> {
+        if let Some(unknown) = unknown
+            && unknown as usize >= vocabulary.len()
+        {
+            return Err(format!("unk_id {unknown} is past the {} pieces of vocab", vocabulary.len()));
+        }
+        // Where a piece stands twice, the library knows it by its last id.
+        let ids: HashMap<&str, u32> =
+            (0..).zip(&vocabulary).map(|(id, (piece, _))| (piece.as_str(), id)).collect();
+        let bytes: Option<Vec<u32>> =
+            (0..256).map(|byte| ids.get(format!("<0x{byte:02X}>").as_str()).copied()).collect();
+        let bytes = bytes.filter(|_| byte_fallback).and_then(|ids| ids.into_boxed_slice().try_into().ok());
+        let patterns = ids.iter().filter(|(piece, _)| !piece.is_empty()).map(|(piece, id)| (*piece, *id));
+        let pieces =
+            DoubleArrayAhoCorasick::with_values(patterns).map_err(|error| format!("vocab: {error}"))?;
+        let scores: Vec<f64> = vocabulary.iter().map(|(_, score)| *score).collect();
+        let rarest = scores.iter().copied().fold(f64::INFINITY, f64::min);
+        let names = vocabulary.into_iter().map(|(piece, _)| piece.into_boxed_str()).collect();
+        Ok(Self { pieces, scores, names, unknown, unknown_score: rarest - UNKNOWN_PENALTY, bytes })
+    }
+
+    /// The best path's pieces, last first, as (start, end, id); None stands for an unknown character.
+    fn best_path(&self, text: &str) -> Vec<(usize, usize, Option<u32>)> {
+        let unreached = Best { score: 0.0, start: usize::MAX, id: 0, known: false };
+        let mut best = vec![unreached; text.len() + 1]; // by the byte where a path ends
+        let mut matches = self.pieces.find_overlapping_iter(text).peekable();
+        // Ends ascend, and at each end the matches come longest first: starts ascend, as in the library.
+        for (start, character) in text.char_indices() {
+            let end = start + character.len_utf8();
+            let mut single = false;
+            while let Some(piece) = matches.next_if(|piece| piece.end() == end) {
+                let (start_of_piece, id) = (piece.start(), piece.value());
+                single |= start_of_piece == start;
+                let score = self.scores[id as usize] + best[start_of_piece].score;
+                best[end].offer(Best { score, start: start_of_piece, id, known: true });
+            }
+            if !single {
+                let score = self.unknown_score + best[start].score;
+                best[end].offer(Best { score, start, id: 0, known: false });
+            }
+        }
+        let mut path = Vec::new();
+        let mut end = text.len();
+        while end > 0 {
+            let Best { start, id, known, .. } = best[end];
+            path.push((start, end, known.then_some(id)));
+            end = start;
+        }
+        path
+    }
+
+    fn push_unknown(&self, text: &str, start: usize, tokens: &mut Vec<Token>) -> tokenizers::Result<()> {
+        let offsets = (start, start + text.len());
+        match (self.unknown, &self.bytes) {
+            (Some(_), Some(ids)) => {
+                tokens.extend(text.bytes().map(|byte| token(ids[byte as usize], offsets)))
+            }
+            (Some(unknown), None) => tokens.push(token(unknown, offsets)),
+            (None, _) => return Err("a character is in no piece, and unk_id is missing".into()),
+        }
+        Ok(())
+    }
+}
+
+/// Without its text, which nothing here reads.
+fn token(id: u32, offsets: (usize, usize)) -> Token {
+    Token::new(id, String::new(), offsets)
+}
+
+impl fmt::Debug for Unigram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unigram").field("pieces", &self.names.len()).finish_non_exhaustive()
+    }
+}
+
+impl Model for Unigram {
+    type Trainer = UnigramTrainer;
+
+    fn tokenize(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
+        let path = self.best_path(text);
+        let mut tokens = Vec::with_capacity(path.len());
+        let mut steps = path.into_iter().rev().peekable();
+        while let Some((start, end, id)) = steps.next() {
+            match id {
+                // The unknown piece itself, spelled out, is as unknown as any.
+                Some(id) if Some(id) != self.unknown => tokens.push(token(id, (start, end))),
+                _ => {
+                    let mut last = end;
+                    while let Some((_, end, _)) =
+                        steps.next_if(|(_, _, id)| id.is_none() || *id == self.unknown)
+                    {
+                        last = end;
+                    }
+                    let fused = &text[start..last];
+                    match self.token_to_id(fused) {
+                        Some(id) => tokens.push(token(id, (start, last))),
+                        None => self.push_unknown(fused, start, &mut tokens)?,
+                    }
+                }
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.pieces
+            .find_overlapping_iter(token)
+            .find(|piece| piece.start() == 0 && piece.end() == token.len())
+            .map(|piece| piece.value())
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        self.names.get(id as usize).map(|name| name.to_string())
+    }
+
+    fn get_vocab(&self) -> HashMap<String, u32> {
+        self.names.iter().map(|name| name.to_string()).zip(0..).collect()
+    }
+
+    fn get_vocab_size(&self) -> usize {
+        self.names.len()
+    }
+
+    fn save(&self, _: &Path, _: Option<&str>) -> tokenizers::Result<Vec<PathBuf>> {
+        Err("this model is for reading only".into())
+    }
+
+    fn get_trainer(&self) -> UnigramTrainer {
+        UnigramTrainer::default()
+    }
+}
+
+/// What turns a word into tokens.
+#[derive(Debug)]
+pub enum PieceModel {
+    Unigram(Unigram),
+    Library(ModelWrapper),
+}
+
+impl PieceModel {
+    /// The highest id in the vocabulary and its token.
+    pub fn highest(&self) -> Option<(u32, String)> {
+        match self {
+            Self::Unigram(model) => {
+                let id = model.names.len().checked_sub(1)? as u32;
+                Some((id, model.id_to_token(id)?))
+            }
+            Self::Library(model) => model.get_vocab().into_iter().map(|(token, id)| (id, token)).max(),
+        }
+    }
+}
+
+macro_rules! either {
+    ($model:expr, $name:ident => $call:expr) => {
+        match $model {
+            PieceModel::Unigram($name) => $call,
+            PieceModel::Library($name) => $call,
+        }
+    };
+}
+
+impl Model for PieceModel {
+    type Trainer = UnigramTrainer;
+
+    fn tokenize(&self, text: &str) -> tokenizers::Result<Vec<Token>> {
+        either!(self, model => model.tokenize(text))
+    }
+
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        either!(self, model => model.token_to_id(token))
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        either!(self, model => model.id_to_token(id))
+    }
+
+    fn get_vocab(&self) -> HashMap<String, u32> {
+        either!(self, model => model.get_vocab())
+    }
+
+    fn get_vocab_size(&self) -> usize {
+        either!(self, model => model.get_vocab_size())
+    }
+
+    fn save(&self, folder: &Path, prefix: Option<&str>) -> tokenizers::Result<Vec<PathBuf>> {
+        either!(self, model => model.save(folder, prefix))
+    }
+
+    fn get_trainer(&self) -> UnigramTrainer {
+        UnigramTrainer::default()
+    }
+}
+
+impl<'de> Deserialize<'de> for PieceModel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ModelVisitor)
+    }
+}
+
+struct ModelVisitor;
+
+#[derive(Deserialize)]
+struct UnigramFields {
+    vocab: Vec<(String, f64)>,
+    unk_id: Option<u32>,
+    #[serde(default)]
+    byte_fallback: bool,
+}
+
+impl<'de> Visitor<'de> for ModelVisitor {
+    type Value = PieceModel;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a tokenizer's model")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PieceModel, A::Error> {
+        let mut fields = serde_json::Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value: serde_json::Value = map.next_value()?;
+            let unigram = key == "type" && value == "Unigram";
+            fields.insert(key, value);
+            // The library writes the type first; then the vocabulary is read straight into place, with no tree between.
+            if unigram && fields.len() == 1 {
+                let rest = serde::de::value::MapAccessDeserializer::new(map);
+                return unigram_of(UnigramFields::deserialize(rest)?).map_err(A::Error::custom);
+            }
+        }
+        let unigram = fields.get("type").is_some_and(|kind| kind == "Unigram");
+        let value = serde_json::Value::Object(fields);
+        if unigram {
+            let fields = serde_json::from_value(value).map_err(A::Error::custom)?;
+            return unigram_of(fields).map_err(A::Error::custom);
+        }
+        serde_json::from_value(value).map(PieceModel::Library).map_err(A::Error::custom)
+    }
+}
+
+fn unigram_of(fields: UnigramFields) -> Result<PieceModel, String> {
+    Unigram::new(fields.vocab, fields.unk_id, fields.byte_fallback).map(PieceModel::Unigram)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokenizers::models::unigram::Unigram as Library;
+
+    use super::*;
+
+    fn ids(model: &impl Model, text: &str) -> Result<Vec<u32>, ()> {
+        model.tokenize(text).map(|tokens| tokens.iter().map(|token| token.id).collect()).map_err(|_| ())
+    }
+
+    fn both(vocabulary: &[(String, f64)], unknown: Option<usize>, byte_fallback: bool) -> (Unigram, Library) {
+        let ours = Unigram::new(vocabulary.to_vec(), unknown.map(|id| id as u32), byte_fallback).unwrap();
+        (ours, Library::from(vocabulary.to_vec(), unknown, byte_fallback).unwrap())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
+
+        /// Few letters and few scores, so that texts are full of rival paths and ties.
+        #[test]
+        fn ids_are_the_librarys(
+            pieces in prop::collection::vec(("[abé东]{1,4}", 0u32..4), 0..40),
+            texts in prop::collection::vec("[abcé东🔥]{0,30}", 1..10),
+            fallback in any::<bool>(),
+        ) {
+            let mut vocabulary = vec![("<unk>".to_string(), 0.0)];
+            vocabulary.extend(pieces.into_iter().map(|(piece, score)| (piece, -f64::from(score))));
+            if fallback {
+                vocabulary.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), -20.0)));
+            }
+            let (ours, library) = both(&vocabulary, Some(0), fallback);
+            for text in texts {
+                prop_assert_eq!(ids(&ours, &text), ids(&library, &text), "{:?}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn odd_vocabularies_are_the_librarys_too() {
+        let piece = |text: &str, score| (text.to_string(), score);
+        let vocabulary =
+            [piece("<unk>", 0.0), piece("", 0.0), piece("ab", -1.0), piece("ab", -3.0), piece("a", -1.0)];
+        for fallback in [false, true] {
+            let (ours, library) = both(&vocabulary, Some(0), fallback);
+            for text in ["", "ab", "aab", "b", "abba<unk>", "<unk>", "x<unk>y", "<unk><unk>a"] {
+                assert_eq!(ids(&ours, text), ids(&library, text), "{text:?} {fallback}");
+            }
+        }
+        let (ours, library) = both(&vocabulary, None, false);
+        for text in ["", "ab", "aab", "b", "ax"] {
+            assert_eq!(ids(&ours, text), ids(&library, text), "{text:?} without an unknown piece");
+        }
+        assert!(Unigram::new(vocabulary.to_vec(), Some(5), false).is_err());
+    }
+
+    #[test]
+    fn the_type_may_stand_anywhere() {
+        for json in [
+            r#"{"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}"#,
+            r#"{"unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]], "type": "Unigram", "byte_fallback": false}"#,
+        ] {
+            let model: PieceModel = serde_json::from_str(json).unwrap();
+            assert!(matches!(&model, PieceModel::Unigram(_)));
+            assert_eq!(model.token_to_id("a"), Some(1));
+            assert_eq!(model.highest(), Some((1, "a".into())));
+        }
+        let json = r#"{"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 7}, "unk_token": "[UNK]"}"#;
+        let model: PieceModel = serde_json::from_str(json).unwrap();
+        assert!(matches!(&model, PieceModel::Library(_)));
+        assert_eq!(model.highest(), Some((7, "[UNK]".into())));
+        assert!(serde_json::from_str::<PieceModel>(r#"{"type": "Unigram", "vocab": 3}"#).is_err());
+    }
+}
