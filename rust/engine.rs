@@ -297,5 +297,5 @@ fn check_texts(contexts: &[String], first: u32) -> Result<()> {
 
 /// A pair's tokens before it is tokenized: text averages four bytes a token, and a pair never passes its limit.
 fn estimate(query: &Query, text: &str) -> usize {
-    ((query.len() + text.len()) / 4 + 3).min(query.max_tokens)
+    ((query.bytes() + text.len()) / 4 + 3).min(query.max_tokens)
 }

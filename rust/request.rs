@@ -78,7 +78,8 @@ impl Query {
         Self { text, encoded: OnceLock::new(), max_tokens, overflow }
     }
 
-    pub fn len(&self) -> usize {
+    /// Of the text, in bytes.
+    pub fn bytes(&self) -> usize {
         self.text.len()
     }
 

@@ -132,6 +132,11 @@ impl View {
         self.shape[0]
     }
 
+    /// Its size in the file.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Row `row` as f32 into `out` `[row_len]`. A vector is rows of one element; use [`View::to_vec`].
     ///
     /// Panics where `row` is past the end; tokenizers whose ids could be are refused at load.
