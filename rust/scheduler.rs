@@ -259,11 +259,17 @@ impl<T, P> Scheduler<T, P> {
         request.fresh = false;
         let share = request.texts.len().div_ceil(self.limits.threads).min(TEXTS_PER_STEP);
         let mut texts = Vec::with_capacity(share);
-        for (text, tokens) in request.texts.drain(..share) {
-            self.queued_tokens -= tokens;
+        let mut estimate = 0;
+        // About a wave, no more: what is ready delays whoever comes next.
+        while texts.len() < share
+            && estimate < self.limits.wave_tokens
+            && let Some((text, tokens)) = request.texts.pop_front()
+        {
+            estimate += tokens;
             texts.push(text);
         }
-        request.busy += share;
+        self.queued_tokens -= estimate;
+        request.busy += texts.len();
         if !request.texts.is_empty() {
             ring.texts.push_back(ticket);
         }
@@ -289,11 +295,13 @@ impl<T, P> Scheduler<T, P> {
         let turn = (wave.target / 2).max(1);
         while let Some(ticket) = ring.pairs.pop_front() {
             let Some(request) = self.requests.get_mut(&ticket) else { continue };
-            let end = wave.tokens + turn;
+            let (had, end) = (wave.pairs.len(), wave.tokens + turn);
             let mut full = false;
-            while let Some(&(_, tokens)) = request.pairs.front() {
+            while wave.tokens < end
+                && let Some(&(_, tokens)) = request.pairs.front()
+            {
                 full = !wave.pairs.is_empty() && wave.tokens + tokens > wave.target;
-                if full || wave.tokens >= end {
+                if full {
                     break;
                 }
                 if let Some((pair, tokens)) = request.pairs.pop_front() {
@@ -304,14 +312,14 @@ impl<T, P> Scheduler<T, P> {
                     request.busy += 1;
                 }
             }
-            match (full, request.pairs.is_empty()) {
-                (true, _) => {
-                    // Its turn is not over: it goes first in the next wave.
-                    ring.pairs.push_front(ticket);
-                    return;
-                }
-                (false, false) => ring.pairs.push_back(ticket),
-                (false, true) => {}
+            match (request.pairs.is_empty(), wave.pairs.len() > had) {
+                (true, _) => {}
+                // Even where the wave was full before its turn was over: else long pairs would come first every time.
+                (false, true) => ring.pairs.push_back(ticket),
+                (false, false) => ring.pairs.push_front(ticket),
+            }
+            if full {
+                return;
             }
         }
     }

@@ -1,7 +1,7 @@
 """The documented boundary between Python and the Rust core. Checked against the extension by stubtest.
 
-Nothing here blocks on the model but `Completions.wait`, and that without the GIL. No Rust thread ever takes the GIL:
-finished work waits in a `Completions` queue until Python fetches it.
+Nothing here blocks on the model but `Completions.wait`, and that without the GIL. No Rust thread ever takes
+the GIL: finished work waits in a `Completions` queue until Python fetches it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ __version__: str
 class Engine:
     """A loaded checkpoint and the threads that run it.
 
-    Raises ModelError where the checkpoint can't be served, DeviceError where the machine can't run what is asked.
+    Raises ModelError where the checkpoint can't be served, DeviceError where the machine can't run what is
+    asked.
     """
 
     def __new__(
@@ -63,12 +64,12 @@ class Engine:
     ) -> int:
         """Queues a query's contexts and returns at once with a ticket.
 
-        One completion with `last` set follows for each ticket; a progressive one is preceded by a completion per
-        wave. `more` leaves the ticket open for `extend`. overflow: truncate, truncate_context, chunk, reject.
-        priority: interactive, batch. Raises InputError, OverloadedError.
+        One completion with `last` set follows for each ticket; a progressive one is preceded by a completion
+        per wave. `more` leaves the ticket open for `extend`. overflow: truncate, truncate_context, chunk,
+        reject. priority: interactive, batch. Raises InputError, OverloadedError.
         """
     def extend(self, ticket: int, contexts: Sequence[str], *, more: bool) -> None:
-        """Adds contexts to an open ticket; ids run on. `more=False` closes it. A finished ticket ignores the call."""
+        """Adds contexts to an open ticket; ids run on. `more=False` closes it. A finished one ignores it."""
     def cancel(self, ticket: int) -> None:
         """Frees the ticket's place at once; nothing more of it is completed. Unknown tickets are ignored."""
     def drain(self) -> None:
@@ -76,12 +77,12 @@ class Engine:
     def close(self) -> None:
         """Stops the threads after the waves they are in; what is queued fails with OverloadedError."""
     def stats(self) -> dict[str, int]:
-        """Gauges (queue_tokens, tickets) and counters since the start (waves, pairs, tokens, cancelled, expired,
-        refused, failed)."""
+        """Gauges (queue_tokens, tickets) and counters since the start (waves, pairs, tokens, cancelled,
+        expired, refused, failed)."""
 
 @final
 class Completions:
-    """Where finished work waits for its reader: a queue, and a descriptor that is readable while it is not empty."""
+    """Where finished work waits for its reader: a queue, and a descriptor, readable while it is not empty."""
 
     def __new__(cls) -> Completions: ...
     def fileno(self) -> int: ...
