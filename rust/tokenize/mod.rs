@@ -28,7 +28,8 @@ use unigram::PieceModel;
 pub enum Overflow {
     /// The longer of the two is cut, both once they are equal: transformers' `longest_first`.
     Truncate,
-    /// The query is kept whole and the context is cut: transformers' `only_second`.
+    /// The query is kept whole and the context is cut: transformers' `only_second`. Only a query that would leave no
+    /// room for one token of the context is cut too, to leave that room, where transformers fails.
     TruncateContext,
     /// Windows over the context, a quarter of each shared with the next; the query is kept whole in every window. Only
     /// a query that would leave the windows less than half of the room is cut, to what `longest_first` leaves of it.
@@ -117,18 +118,11 @@ impl PairTokenizer {
                 let (kept_query, kept) = longest_first(query.ids.len(), context.len(), room);
                 Ok(self.one(query, &context, kept_query, kept))
             }
-            Overflow::TruncateContext if query.ids.len() < room => {
-                Ok(self.one(query, &context, query.ids.len(), room - query.ids.len()))
+            Overflow::TruncateContext => {
+                // Truncation never fails a request: a query that leaves no room is cut to leave one token's.
+                let kept_query = query.ids.len().min(room - context.len().min(1));
+                Ok(self.one(query, &context, kept_query, room - kept_query))
             }
-            Overflow::TruncateContext => Err(Error::input(
-                "query",
-                format!(
-                    "has {} tokens, {} with the pair's special tokens, which leaves no room for the context within \
-                     the limit of {max_tokens}",
-                    query.ids.len(),
-                    query.ids.len() + self.template.added(),
-                ),
-            )),
             Overflow::Chunk => Ok(self.chunk(query, &context, room)),
             Overflow::Reject => Err(Error::input(
                 "text",

@@ -82,14 +82,17 @@ class RerankServiceServicer(object):
 
     def RerankStream(self, request_iterator, context):
         """One query whose contexts arrive in any number of messages. Scores leave as they are computed; after the client
-        has closed its side, the last message is the ranking of all contexts.
+        has closed its side, the last message is the ranking of all contexts. Fields at fault are named as in Rerank, with
+        contexts indexed across messages (`contexts[6].text`); a part out of order names `start`. The limit on contexts is
+        for the whole stream, and budget_ms runs from its first context.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RerankBatch(self, request_iterator, context):
-        """Many independent queries on one call. Each answer leaves when it is ready, in any order.
+        """Many independent queries on one call. Each answer leaves when it is ready, in any order. A server reads on while
+        no more than a few hundred are unanswered; the rest wait in flow control.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

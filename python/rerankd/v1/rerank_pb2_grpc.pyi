@@ -44,10 +44,14 @@ class RerankServiceStub:
     """One query, one ranked answer."""
     RerankStream: _grpc.StreamStreamMultiCallable[_rerank_pb2.RerankStreamRequest, _rerank_pb2.RerankStreamResponse]
     """One query whose contexts arrive in any number of messages. Scores leave as they are computed; after the client
-    has closed its side, the last message is the ranking of all contexts.
+    has closed its side, the last message is the ranking of all contexts. Fields at fault are named as in Rerank, with
+    contexts indexed across messages (`contexts[6].text`); a part out of order names `start`. The limit on contexts is
+    for the whole stream, and budget_ms runs from its first context.
     """
     RerankBatch: _grpc.StreamStreamMultiCallable[_rerank_pb2.RerankBatchRequest, _rerank_pb2.RerankBatchResponse]
-    """Many independent queries on one call. Each answer leaves when it is ready, in any order."""
+    """Many independent queries on one call. Each answer leaves when it is ready, in any order. A server reads on while
+    no more than a few hundred are unanswered; the rest wait in flow control.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_rerank_pb2.ListModelsRequest, _rerank_pb2.ListModelsResponse]
     """What is served, and its limits."""
 
@@ -67,10 +71,14 @@ class RerankServiceAsyncStub(RerankServiceStub):
     """One query, one ranked answer."""
     RerankStream: _aio.StreamStreamMultiCallable[_rerank_pb2.RerankStreamRequest, _rerank_pb2.RerankStreamResponse]  # type: ignore[assignment]
     """One query whose contexts arrive in any number of messages. Scores leave as they are computed; after the client
-    has closed its side, the last message is the ranking of all contexts.
+    has closed its side, the last message is the ranking of all contexts. Fields at fault are named as in Rerank, with
+    contexts indexed across messages (`contexts[6].text`); a part out of order names `start`. The limit on contexts is
+    for the whole stream, and budget_ms runs from its first context.
     """
     RerankBatch: _aio.StreamStreamMultiCallable[_rerank_pb2.RerankBatchRequest, _rerank_pb2.RerankBatchResponse]  # type: ignore[assignment]
-    """Many independent queries on one call. Each answer leaves when it is ready, in any order."""
+    """Many independent queries on one call. Each answer leaves when it is ready, in any order. A server reads on while
+    no more than a few hundred are unanswered; the rest wait in flow control.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_rerank_pb2.ListModelsRequest, _rerank_pb2.ListModelsResponse]  # type: ignore[assignment]
     """What is served, and its limits."""
 
@@ -99,7 +107,9 @@ class RerankServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_rerank_pb2.RerankStreamResponse], _abc.AsyncIterator[_rerank_pb2.RerankStreamResponse]]:
         """One query whose contexts arrive in any number of messages. Scores leave as they are computed; after the client
-        has closed its side, the last message is the ranking of all contexts.
+        has closed its side, the last message is the ranking of all contexts. Fields at fault are named as in Rerank, with
+        contexts indexed across messages (`contexts[6].text`); a part out of order names `start`. The limit on contexts is
+        for the whole stream, and budget_ms runs from its first context.
         """
 
     @_abc_1.abstractmethod
@@ -108,7 +118,9 @@ class RerankServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_rerank_pb2.RerankBatchRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_rerank_pb2.RerankBatchResponse], _abc.AsyncIterator[_rerank_pb2.RerankBatchResponse]]:
-        """Many independent queries on one call. Each answer leaves when it is ready, in any order."""
+        """Many independent queries on one call. Each answer leaves when it is ready, in any order. A server reads on while
+        no more than a few hundred are unanswered; the rest wait in flow control.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(
