@@ -44,5 +44,9 @@ class AuthError(RerankdError):
     """The server wants a token, or another one."""
 
 
+class UnreachableError(RerankdError, ConnectionError):
+    """No server answered: none is there, or it went away, or the name does not resolve."""
+
+
 class InternalError(RerankdError):
     """A fault of ours; a server logs it with a correlation id and tells its caller only that."""
