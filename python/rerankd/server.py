@@ -1,0 +1,322 @@
+"""The server's wiring: models, ports, health, reflection, and the way down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from datetime import datetime, timezone
+from typing import Any, Final, cast
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from rerankd import models
+from rerankd.errors import InputError
+from rerankd.reranker import Reranker
+from rerankd.service import SERVICE, Guard, RerankService
+from rerankd.settings import Settings
+from rerankd.v1 import rerank_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+READINESS: Final = ("", SERVICE, "readiness")
+"""Health: SERVING while new work is welcome."""
+STARTUP: Final = "startup"
+"""Health: SERVING once the models are loaded."""
+LIVE: Final = "live"
+"""Health: SERVING while the process answers at all; never tied to load, nor to the way down."""
+
+_HEALTH_GRACE: Final = 1.0
+"""Seconds for the last answers of the health port, which end by themselves, to reach who asked."""
+
+_SERVING: int = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """grpc.health.v1, for any number of servers on one loop.
+
+    Unlike with grpcio's own, a Watch ends on the way down, once it has said NOT_SERVING: an open one would
+    hold the server's stop for the whole of its grace.
+    """
+
+    def __init__(self) -> None:
+        self._status = dict.fromkeys((*READINESS, STARTUP, LIVE), _NOT_SERVING)
+        self._leaving = False
+        self._closing = False
+        self._changed = asyncio.Event()
+
+    def set(self, status: int, *names: str) -> None:
+        self._status.update(dict.fromkeys(names, status))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def leave(self) -> None:
+        """NOT_SERVING for good, but for `live`: nobody should kill a server that is finishing its work."""
+        self._leaving = True
+        self.set(_NOT_SERVING, *READINESS)
+
+    def close(self) -> None:
+        """Ends every Watch, that of `live` too."""
+        self._closing = True
+        self.leave()
+
+    async def Check(  # noqa: N802 - the proto's name
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health_pb2.HealthCheckResponse:
+        status = self._status.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - newer than its type stubs
+        statuses = {
+            name: health_pb2.HealthCheckResponse(status=status) for name, status in self._status.items()
+        }
+        return cast("Any", health_pb2).HealthListResponse(statuses=statuses)
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        told = None
+        while True:
+            changed = self._changed  # taken first, so that no change is missed while one is told
+            status = self._status.get(request.service, _SERVICE_UNKNOWN)
+            if status != told:
+                told = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            elif self._closing or (self._leaving and status != _SERVING):
+                return
+            else:
+                await changed.wait()
+
+
+class Server:
+    """What `rerankd serve` runs: loads the models, then serves until it is stopped."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._rerankers: list[Reranker] = []
+        self._health = Health()
+        self._guard = Guard()
+        self._main: grpc.aio.Server | None = None
+        self._health_server: grpc.aio.Server | None = None
+        self._port = 0
+        self._health_port = 0
+
+    @property
+    def port(self) -> int:
+        """Where gRPC listens, once started."""
+        return self._port
+
+    @property
+    def health_port(self) -> int:
+        """Where health alone listens, once started; 0 for nowhere."""
+        return self._health_port
+
+    @property
+    def rerankers(self) -> Sequence[Reranker]:
+        return self._rerankers
+
+    @property
+    def calls(self) -> int:
+        """Calls in progress, health and reflection not counted."""
+        return self._guard.calls
+
+    async def start(self) -> None:
+        """Returns when it is serving. After an error, call `stop`.
+
+        Raises InputError for an address or a name that can't be had, ModelError, DeviceError.
+        """
+        settings = self._settings
+        # The ports come first: a taken one is told before a long load, and probes are answered meanwhile.
+        self._health.set(_SERVING, LIVE)
+        if settings.health:
+            options = [("grpc.so_reuseport", 0)]
+            self._health_server = grpc.aio.server(interceptors=[Guard()], options=options)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+            self._health_port = _listen(self._health_server, "health", settings.health)
+            await self._health_server.start()
+        self._main = grpc.aio.server(interceptors=[self._guard], options=_options(settings))
+        self._port = _listen(self._main, "grpc", settings.grpc)
+
+        await asyncio.to_thread(self._load)
+        service = RerankService(self._rerankers, max_contexts=settings.max_contexts)
+        rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, self._main)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
+        if settings.reflection:
+            names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._main)
+        await self._main.start()
+        self._health.set(_SERVING, *READINESS, STARTUP)
+        log.info("serving gRPC on %s", _address(settings.grpc, self._port))
+        if settings.health:
+            log.info("serving health on %s", _address(settings.health, self._health_port))
+
+    async def retire(self) -> None:
+        """The way down: says NOT_SERVING, serves on while clients leave, then stops gracefully."""
+        self._health.leave()
+        log.info("not serving any more; accepting calls for another %g s", self._settings.drain_seconds)
+        await asyncio.sleep(self._settings.drain_seconds)
+        await self.stop(self._settings.grace_seconds)
+
+    async def stop(self, grace: float = 0) -> None:
+        """Refuses new work, lets calls in progress finish for at most `grace` seconds, and stops."""
+        self._health.leave()
+        for reranker in self._rerankers:
+            reranker.drain()
+        if self._main is not None:
+            end = time.monotonic() + grace
+            # When told to stop, grpcio cancels calls that it has accepted and not yet begun. While others are
+            # in progress, they are better off with an UNAVAILABLE from the drained engine.
+            try:
+                await asyncio.wait_for(self._guard.idle(), grace)
+            except asyncio.TimeoutError:
+                if self.calls:
+                    log.warning("cancelling %d calls still in progress", self.calls)
+            self._health.close()
+            await self._main.stop(max(0.0, end - time.monotonic()))
+        self._health.close()
+        if self._health_server is not None:
+            await self._health_server.stop(_HEALTH_GRACE)
+        for reranker in self._rerankers:
+            reranker.close()
+
+    def _load(self) -> None:
+        settings = self._settings
+        if not settings.model:
+            log.info("no model was asked for: serving %s, the one that comes with rerankd", models.DEFAULT)
+        for name in settings.model or (models.DEFAULT,):
+            begun = time.monotonic()
+            reranker = Reranker(
+                name,
+                settings.device,
+                settings.dtype,
+                settings.threads,
+                settings.max_tokens,
+                wave_tokens=settings.wave_tokens,
+                queue_tokens=settings.queue_tokens,
+            )
+            self._rerankers.append(reranker)
+            engine = reranker.engine
+            log.info(
+                "loaded %s (%s, revision %s) in %.2f s: %s, %s, %s kernels, %d threads, %d tokens per pair",
+                reranker.name,
+                engine.architecture,
+                reranker.revision,
+                time.monotonic() - begun,
+                engine.device,
+                engine.dtype,
+                engine.kernels,
+                engine.threads,
+                engine.max_tokens,
+            )
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; a second one stops at once.
+
+    Returns the exit code: 0, or 1 where the second signal cut the way down short. Raises as Server.start.
+    """
+    _log_to_stderr(settings)
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.run(_serve(settings))
+    return uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal(which: signal.Signals) -> None:
+        log.info("%s: %s", which.name, "stopping at once" if stop.is_set() else "stopping")
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for which in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(which, on_signal, which)
+    server = Server(settings)
+    try:
+        if await _before(stop, server.start()):
+            await stop.wait()
+            if not await _before(hurry, server.retire()):
+                return 1
+        return 0
+    finally:
+        await server.stop()
+        log.info("stopped")
+
+
+async def _before(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Does the work, unless the event comes first; then the work is cancelled. Says whether it was done."""
+    doing, coming = asyncio.create_task(work), asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait((doing, coming), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+            return True
+        return False
+    finally:
+        doing.cancel()
+        coming.cancel()
+        await asyncio.wait((doing, coming))
+
+
+def _listen(server: grpc.aio.Server, setting: str, address: str) -> int:
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError:
+        raise InputError(setting, f"can't listen on {address}: taken, or not of this machine?") from None
+
+
+def _address(asked: str, port: int) -> str:
+    return f"{asked.rpartition(':')[0]}:{port}"
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_concurrent_streams", 256),
+        # Connections are renewed now and then, so that new replicas get their share of them.
+        ("grpc.max_connection_age_ms", 300_000),
+        ("grpc.max_connection_age_grace_ms", 120_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.so_reuseport", 0),  # or a second server would quietly take half of the first one's connections
+    ]
+
+
+class _Json(logging.Formatter):
+    """A JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format == "json":
+        handler.setFormatter(_Json())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    level = getattr(logging, settings.log_level.upper())
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])  # the libraries we use
+    logging.getLogger("rerankd").setLevel(level)

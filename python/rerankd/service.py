@@ -1,0 +1,378 @@
+"""RerankService: messages to the engine and back. Errors leave by the table in status.py."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any, Final, TypeAlias, cast
+
+import grpc
+
+from rerankd.completions import RankStream
+from rerankd.errors import InputError, UnknownModelError
+from rerankd.ranking import Options, Passages, Ranking, Result
+from rerankd.reranker import Reranker
+from rerankd.status import Failure
+from rerankd.v1 import rerank_pb2 as pb
+from rerankd.v1 import rerank_pb2_grpc
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["RerankService"].full_name
+
+BATCH_IN_FLIGHT: Final = 256
+"""Requests of one RerankBatch call that are read and not yet answered; the rest waits in flow control."""
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_SCORES: Final[Mapping[int, str]] = {
+    pb.SCORE_UNSPECIFIED: "sigmoid",
+    pb.SCORE_SIGMOID: "sigmoid",
+    pb.SCORE_LOGIT: "logit",
+}
+_OVERFLOWS: Final[Mapping[int, str]] = {
+    pb.OVERFLOW_UNSPECIFIED: "truncate",
+    pb.OVERFLOW_TRUNCATE: "truncate",
+    pb.OVERFLOW_TRUNCATE_CONTEXT: "truncate_context",
+    pb.OVERFLOW_CHUNK: "chunk",
+    pb.OVERFLOW_REJECT: "reject",
+}
+_PRIORITIES: Final[Mapping[int, str]] = {
+    pb.PRIORITY_UNSPECIFIED: "interactive",
+    pb.PRIORITY_INTERACTIVE: "interactive",
+    pb.PRIORITY_BATCH: "batch",
+}
+
+
+class RerankService(rerank_pb2_grpc.RerankServiceServicer):
+    """The four RPCs. Handlers raise the errors of errors.py; Guard makes statuses of them.
+
+    The first reranker is the default. max_contexts: contexts per request, a whole stream being one.
+    Raises InputError where two models have one name.
+    """
+
+    def __init__(self, rerankers: Sequence[Reranker], *, max_contexts: int) -> None:
+        self._rerankers = rerankers
+        self._max_contexts = max_contexts
+        self._by_name = _by_name(rerankers)
+
+    async def Rerank(  # noqa: N802 - the proto's name
+        self, request: pb.RerankRequest, context: _Context
+    ) -> pb.RerankResponse:
+        return await self._answer(request, context)
+
+    async def RerankStream(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.RerankStreamRequest], context: _Context
+    ) -> AsyncIterator[pb.RerankStreamResponse]:
+        requests = aiter(request_iterator)
+        async with await self._open_stream(requests, context) as stream:
+            # One task reads while this one writes: scores leave while contexts still come.
+            reader = asyncio.create_task(self._feed(stream, requests))
+            try:
+                async for results in stream:
+                    yield pb.RerankStreamResponse(scored=pb.ScoredChunk(results=_ranked(results)))
+                yield pb.RerankStreamResponse(ranking=_response(stream.ranking))
+            finally:
+                reader.cancel()
+                await asyncio.wait([reader])
+
+    async def RerankBatch(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.RerankBatchRequest], context: _Context
+    ) -> AsyncIterator[pb.RerankBatchResponse]:
+        batch = _Batch(self._answer, context)
+        reader = asyncio.create_task(batch.read(request_iterator))
+        try:
+            async for response in batch.responses():
+                yield response
+        finally:
+            await batch.cancel(reader)
+
+    async def ListModels(  # noqa: N802
+        self, request: pb.ListModelsRequest, context: _Context
+    ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[self._model(reranker) for reranker in self._rerankers])
+
+    def _model(self, reranker: Reranker) -> pb.Model:
+        return pb.Model(
+            name=reranker.name,
+            aliases=[name for name in reranker.aliases if self._by_name.get(name) is reranker],
+            architecture=reranker.engine.architecture,
+            device=reranker.engine.device,
+            dtype=reranker.engine.dtype,
+            max_tokens=reranker.max_tokens,
+            max_contexts=self._max_contexts,
+            is_default=reranker is self._rerankers[0],
+            revision=reranker.revision,
+        )
+
+    def _find(self, name: str) -> Reranker:
+        reranker = self._by_name.get(name) if name else self._rerankers[0]
+        if reranker is None:
+            served = ", ".join(reranker.name for reranker in self._rerankers)
+            raise UnknownModelError(f"no model {name[:80]!a} is served here; served: {served}")
+        return reranker
+
+    async def _answer(self, request: pb.RerankRequest, context: _Context) -> pb.RerankResponse:
+        reranker = self._find(request.model)
+        options = _options(request)
+        passages = self._passages(request.contexts, first=0)
+        ranking = await reranker.answer(request.query, passages, options, _time_left(context))
+        return _response(ranking)
+
+    def _passages(self, contexts: Sequence[pb.Context], first: int) -> Passages:
+        total = first + len(contexts)
+        if total > self._max_contexts:
+            limit = f"at most {self._max_contexts} contexts are ranked per request"
+            raise InputError("contexts", f"{limit}, and this one has {total}{' so far' * bool(first)}")
+        return Passages.of([c.text for c in contexts], [c.key for c in contexts], first)
+
+    async def _open_stream(
+        self, requests: AsyncIterator[pb.RerankStreamRequest], context: _Context
+    ) -> RankStream:
+        message = await anext(requests, None)
+        if message is None or message.WhichOneof("part") != "start":
+            raise InputError("start", "the first message must be start, and this one is not")
+        start = message.start
+        stream = self._find(start.model).open_stream(start.query, _options(start), _time_left(context))
+        stream.push_passages(self._passages(start.contexts, first=0))
+        return stream
+
+    async def _feed(self, stream: RankStream, requests: AsyncIterator[pb.RerankStreamRequest]) -> None:
+        try:
+            async for message in requests:
+                if message.WhichOneof("part") != "more":
+                    raise InputError("start", "only the first message is start; all others are more")
+                stream.push_passages(self._passages(message.more.contexts, first=len(stream)))
+            stream.close()
+        except Exception as error:
+            stream.fail(error)
+
+
+class _Batch:
+    """One RerankBatch call: each request is a task, and answers leave as they are ready."""
+
+    def __init__(
+        self, answer: Callable[[pb.RerankRequest, _Context], Awaitable[pb.RerankResponse]], context: _Context
+    ) -> None:
+        self._answer = answer
+        self._context = context
+        self._room = asyncio.Semaphore(BATCH_IN_FLIGHT)
+        self._in_flight: dict[str, asyncio.Task[None]] = {}
+        # Holds what is ready, at most as much as there was room for; then None, or why the reading ended.
+        self._ready: asyncio.Queue[tuple[pb.RerankBatchResponse, bool] | Exception | None] = asyncio.Queue()
+
+    async def read(self, requests: AsyncIterator[pb.RerankBatchRequest]) -> None:
+        """Starts a task per request, as there is room, and lets all finish."""
+        try:
+            async for request in requests:
+                await self._room.acquire()
+                error = self._fault(request)
+                if error is None:
+                    task = asyncio.create_task(self._run(request))
+                    self._in_flight[request.request_id] = task
+                else:
+                    self._put(request.request_id, error, owned=False)
+            await asyncio.gather(*self._in_flight.values())
+            self._ready.put_nowait(None)
+        except Exception as error:
+            self._ready.put_nowait(error)
+
+    async def responses(self) -> AsyncIterator[pb.RerankBatchResponse]:
+        while (ready := await self._ready.get()) is not None:
+            if isinstance(ready, Exception):
+                raise ready
+            response, owned = ready
+            # Before the caller can know of the answer: from then on the id may be used again.
+            if owned:
+                del self._in_flight[response.request_id]
+            self._room.release()
+            yield response
+
+    async def cancel(self, reader: asyncio.Task[None]) -> None:
+        """Leaves nothing running."""
+        tasks = [reader, *self._in_flight.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    def _fault(self, request: pb.RerankBatchRequest) -> InputError | None:
+        if not request.request_id:
+            return InputError("request_id", "must not be empty")
+        if request.request_id in self._in_flight:
+            return InputError("request_id", "is that of a request still in flight on this call")
+        if not request.HasField("request"):
+            return InputError("request", "is missing")
+        return None
+
+    async def _run(self, request: pb.RerankBatchRequest) -> None:
+        outcome: pb.RerankResponse | Exception
+        try:
+            outcome = await self._answer(request.request, self._context)
+        except Exception as error:
+            outcome = error
+        self._put(request.request_id, outcome, owned=True)
+
+    def _put(self, request_id: str, outcome: pb.RerankResponse | Exception, *, owned: bool) -> None:
+        if isinstance(outcome, Exception):
+            error = Failure.of(outcome, f"/{SERVICE}/RerankBatch").to_error()
+            response = pb.RerankBatchResponse(request_id=request_id, error=error)
+        else:
+            response = pb.RerankBatchResponse(request_id=request_id, response=outcome)
+        self._ready.put_nowait((response, owned))
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """The outermost layer of every RPC: whatever is raised below leaves as a status from the table.
+
+    Without it, grpcio sends an exception's text to the caller as UNKNOWN, also that of a message which can't
+    be parsed. It counts our calls, too, so that a server that stops can wait for the last of them.
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._guarded: dict[str, _Handler] = {}
+
+    @property
+    def calls(self) -> int:
+        """Calls of ours in progress; health and reflection don't count."""
+        return self._calls
+
+    async def idle(self) -> None:
+        """Returns when no call is in progress."""
+        await self._idle.wait()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler | None:
+        method = handler_call_details.method
+        if method not in self._guarded:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            wrap = self._streaming if handler.response_streaming else self._unary
+            self._guarded[method] = wrap(method, handler)
+        return self._guarded[method]
+
+    def _unary(self, method: str, handler: _Handler) -> _Handler:
+        answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.unary_unary)
+        parse = cast("Callable[[bytes], Any]", handler.request_deserializer)
+
+        async def guarded(raw: bytes, context: _Context) -> Any:
+            with self._counted(method):
+                try:
+                    return await answer(
+                        parse(raw), context
+                    )  # parsed here: grpcio would call a failure UNKNOWN
+                except Exception as error:
+                    await _abort(context, error, method)
+
+        return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
+
+    def _streaming(self, method: str, handler: _Handler) -> _Handler:
+        answers: Any = handler.stream_stream or handler.unary_stream
+        parse: Any = None if handler.request_streaming else handler.request_deserializer
+        assert inspect.isasyncgenfunction(answers), "interceptors can wrap nothing else"
+
+        async def guarded(asked: Any, context: _Context) -> AsyncIterator[Any]:
+            with self._counted(method):
+                try:
+                    async with aclosing(answers(parse(asked) if parse else asked, context)) as responses:
+                        async for response in responses:
+                            yield response
+                except Exception as error:
+                    await _abort(context, error, method)
+
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                guarded, handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.unary_stream_rpc_method_handler(guarded, None, handler.response_serializer)
+
+    @contextmanager
+    def _counted(self, method: str) -> Iterator[None]:
+        mine = method.startswith(f"/{SERVICE}/")
+        self._calls += mine
+        if self._calls:
+            self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= mine
+            if not self._calls:
+                self._idle.set()
+
+
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+async def _abort(context: _Context, error: Exception, method: str) -> None:
+    if isinstance(error, grpc.aio.BaseError):
+        raise error  # grpcio's own way to say that the call is over
+    failure = Failure.of(error, method)
+    await context.abort(_CODES[failure.code], failure.message, failure.to_trailers())
+
+
+def _by_name(rerankers: Sequence[Reranker]) -> dict[str, Reranker]:
+    by_name: dict[str, Reranker] = {}
+    for reranker in rerankers:
+        if reranker.name in by_name:
+            raise InputError("model", f"two models are called {reranker.name!r}")
+        by_name[reranker.name] = reranker
+    aliases = [alias for reranker in rerankers for alias in reranker.aliases]
+    for reranker in rerankers:
+        # An alias of two models is nobody's: it is not for us to choose between them.
+        own = (alias for alias in reranker.aliases if aliases.count(alias) == 1)
+        by_name = dict.fromkeys(own, reranker) | by_name
+    return by_name
+
+
+def _time_left(context: _Context) -> float | None:
+    """Seconds; None where the caller set no deadline, whatever grpcio's stubs say."""
+    return cast("float | None", context.time_remaining())
+
+
+def _options(request: pb.RerankRequest) -> Options:
+    return Options(
+        top_k=request.top_k if request.HasField("top_k") else None,
+        score=_named("score", request.score, _SCORES),
+        overflow=_named("overflow", request.overflow, _OVERFLOWS),
+        return_text=request.return_text,
+        min_score=request.min_score if request.HasField("min_score") else None,
+        budget_ms=request.budget_ms if request.HasField("budget_ms") else None,
+        max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
+        priority=_named("priority", request.priority, _PRIORITIES),
+    )
+
+
+def _named(field: str, number: int, names: Mapping[int, str]) -> str:
+    if number not in names:
+        raise InputError(field, f"has no value {number}; rerank.proto lists those that there are")
+    return names[number]
+
+
+def _response(ranking: Ranking) -> pb.RerankResponse:
+    usage, timing = ranking.usage, ranking.timing
+    return pb.RerankResponse(
+        results=_ranked(ranking),
+        usage=pb.Usage(contexts=usage.contexts, tokens=usage.tokens, truncated=usage.truncated),
+        timing=pb.Timing(
+            queue_us=timing.queue_us,
+            tokenize_us=timing.tokenize_us,
+            compute_us=timing.compute_us,
+            total_us=timing.total_us,
+        ),
+        model=ranking.model,
+        unscored=ranking.unscored,
+    )
+
+
+def _ranked(results: Iterable[Result]) -> list[pb.RankedContext]:
+    return [
+        pb.RankedContext(id=r.id, score=r.score, key=r.key, text=r.text, truncated=r.truncated)
+        for r in results
+    ]

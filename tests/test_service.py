@@ -1,0 +1,332 @@
+"""The service over a real channel: what it answers, and every status that it refuses with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2
+from grpc_status import rpc_status
+from rerankd import Reranker, errors
+from rerankd.service import SERVICE, Guard, RerankService
+from rerankd.status import Failure
+from rerankd.v1 import rerank_pb2 as pb
+from rerankd.v1 import rerank_pb2_grpc
+from support import (
+    CASE,
+    CONTEXTS,
+    EMBEDDED,
+    LONG,
+    QUERY,
+    Refusal,
+    RunningServer,
+    Serve,
+    Stub,
+    ask,
+    raw,
+    refused,
+    refused_sync,
+    until,
+)
+
+# ---- answers ----------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_is_the_ranking_in_process(stub: Stub, reranker: Reranker) -> None:
+    response = await stub.Rerank(ask(return_text=True))
+    ranking = reranker.rank(QUERY, CONTEXTS)
+    # Bitwise: a float32 crosses the wire as it is.
+    assert [(r.id, r.score) for r in response.results] == [(r.id, r.score) for r in ranking]
+    assert [(r.key, r.text) for r in response.results] == [(f"k{r.id}", CONTEXTS[r.id]) for r in ranking]
+    assert not any(r.truncated for r in response.results)
+    assert response.model == "mini-en"
+    assert response.usage == pb.Usage(contexts=4, tokens=sum(CASE["tokens"]), truncated=0)
+    assert response.timing.total_us >= response.timing.queue_us
+    assert response.timing.compute_us > 0
+    assert list(response.unscored) == []
+
+
+async def test_options_are_heard(stub: Stub, reranker: Reranker) -> None:
+    response = await stub.Rerank(ask(top_k=2, score=pb.SCORE_LOGIT, priority=pb.PRIORITY_BATCH))
+    assert [r.score for r in response.results] == [
+        r.score for r in reranker.rank(QUERY, CONTEXTS, top_k=2, score="logit")
+    ]
+    assert not response.results[0].HasField("text")
+    response = await stub.Rerank(ask(min_score=0.5))
+    assert {r.id for r in response.results} == {i for i, logit in enumerate(CASE["logits"]) if logit > 0}
+    response = await stub.Rerank(ask(max_tokens=16, overflow=pb.OVERFLOW_TRUNCATE_CONTEXT))
+    assert response.usage.truncated == 2
+    assert {r.id for r in response.results if r.truncated} == {0, 1}
+    assert len((await stub.Rerank(ask(top_k=4_000_000_000))).results) == len(CONTEXTS)
+
+
+async def test_no_contexts_make_an_empty_answer(stub: Stub) -> None:
+    response = await stub.Rerank(ask(contexts=[]))
+    assert len(response.results) == 0
+    assert response.model == "mini-en"
+    assert response.usage == pb.Usage()
+
+
+async def test_blanks_are_text(stub: Stub) -> None:
+    response = await stub.Rerank(ask(" ", [" ", "\n"]))
+    assert [r.id for r in response.results] == [0, 1]
+
+
+async def test_models_are_listed(stub: Stub, server: RunningServer) -> None:
+    (model,) = (await stub.ListModels(pb.ListModelsRequest())).models
+    assert (model.name, model.architecture, model.dtype) == ("mini-en", "bert", "f32")
+    assert model.device == server.reranker.engine.device
+    assert (model.max_tokens, model.max_contexts, model.is_default) == (512, 1000, True)
+    assert model.revision == server.reranker.revision != ""
+
+
+async def test_models_are_found_by_name(serve: Serve, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in EMBEDDED.iterdir():
+        (copy / file.name).symlink_to(file)
+    server = serve(model=("mini-en", str(copy)), threads=1)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        models = (await stub.ListModels(pb.ListModelsRequest())).models
+        assert [(model.name, model.is_default) for model in models] == [("mini-en", True), ("copy", False)]
+        assert (await stub.Rerank(ask(model="copy"))).model == "copy"
+        assert (await stub.Rerank(ask())).model == "mini-en"
+        unknown = await refused(stub.Rerank(ask(model="nobody")))
+    assert "mini-en, copy" in unknown.message
+
+
+# ---- refusals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("query", ask(query="")),
+        ("query", ask(query="", contexts=[])),
+        ("query", pb.RerankRequest()),
+        ("contexts[3].text", ask(contexts=["a", "b", "c", ""])),
+        ("top_k", ask(top_k=0)),
+        ("top_k", ask(top_k=0, contexts=[])),
+        ("min_score", ask(min_score=float("nan"))),
+        ("max_tokens", ask(max_tokens=0)),
+        ("max_tokens", ask(max_tokens=513)),
+        ("budget_ms", ask(budget_ms=0)),
+        ("score", ask(score=7)),
+        ("overflow", ask(overflow=-1)),
+        ("priority", ask(priority=99)),
+        ("contexts", ask(contexts=["a"] * 1001)),
+        ("contexts[0].text", ask(overflow=pb.OVERFLOW_REJECT, max_tokens=16)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_bad_field_is_named(stub: Stub, field: str, request_: pb.RerankRequest) -> None:
+    refusal = await refused(stub.Rerank(request_))
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refusal.info.reason == "INVALID_FIELD"
+    assert refusal.field == field
+
+
+async def test_the_limit_on_contexts_is_told(serve: Serve) -> None:
+    server = serve(max_contexts=3, threads=1)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        refusal = await refused(stub.Rerank(ask()))
+        assert (await stub.ListModels(pb.ListModelsRequest())).models[0].max_contexts == 3
+        assert len((await stub.Rerank(ask(contexts=CONTEXTS[:3]))).results) == 3
+    assert refusal.message == "contexts: at most 3 contexts are ranked per request, and this one has 4"
+
+
+@pytest.mark.parametrize("name", ["nobody", "\N{PILE OF POO}" * 5000])
+async def test_an_unknown_model_is_not_found(stub: Stub, name: str) -> None:
+    refusal = await refused(stub.Rerank(ask(model=name)))
+    assert refusal.code is grpc.StatusCode.NOT_FOUND
+    assert refusal.info.reason == "UNKNOWN_MODEL"
+    assert refusal.message.endswith("served: mini-en")
+
+
+async def test_a_message_over_the_limit_is_resource_exhausted(stub: Stub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await stub.Rerank(ask(contexts=["x" * (20 << 20)]))
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert str(16 << 20) in (error.value.details() or "")
+    assert len((await stub.Rerank(ask())).results) == 4
+
+
+async def test_an_answer_over_the_limit_is_resource_exhausted(serve: Serve) -> None:
+    server = serve(max_message_bytes=4096, threads=1)
+    request = pb.RerankRequest(query="q", contexts=[pb.Context(text="a" * 40)] * 90, return_text=True)
+    assert request.ByteSize() < 4096
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await rerank_pb2_grpc.RerankServiceStub(channel).Rerank(request)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+GARBAGE = (b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x12\x05\x0a")  # no tag; no UTF-8; cut short
+
+
+@pytest.mark.parametrize(
+    ("method", "garbage"),
+    [
+        *((method, garbage) for method in ("Rerank", "RerankStream", "RerankBatch") for garbage in GARBAGE),
+        ("ListModels", GARBAGE[0]),
+        ("ListModels", GARBAGE[2]),
+    ],
+)
+def test_what_is_no_message_is_invalid(server: RunningServer, method: str, garbage: bytes) -> None:
+    with grpc.insecure_channel(server.target) as channel:
+        refusal = refused_sync(lambda: raw(channel, method)(garbage))
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refusal.info.reason == "MALFORMED_MESSAGE"
+
+
+async def test_a_full_queue_is_unavailable_with_a_time_to_retry(serve: Serve) -> None:
+    server = serve(queue_tokens=100, threads=1)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        first = stub.Rerank(ask(contexts=LONG))
+        await until(lambda: server.reranker.engine.stats()["tickets"] == 1)
+        refusal = await refused(stub.Rerank(ask(contexts=LONG)))
+        first.cancel()
+        # A cancelled call's place is free again.
+        await until(lambda: server.reranker.engine.stats()["tickets"] == 0)
+        assert len((await stub.Rerank(ask())).results) == 4
+    assert refusal.code is grpc.StatusCode.UNAVAILABLE
+    assert refusal.info.reason == "OVERLOADED"
+    assert int(refusal.trailers["grpc-retry-pushback-ms"]) == refusal.retry.retry_delay.ToMilliseconds() > 0
+
+
+async def test_a_deadline_ends_the_work(serve: Serve) -> None:
+    server = serve(threads=1)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.Rerank(ask(contexts=LONG * 3), timeout=0.1)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        # The engine keeps the deadline itself, or hears from gRPC that the caller has gone.
+        await until(lambda: server.server.calls == 0)
+        stats = server.reranker.engine.stats()
+        assert stats["tickets"] == stats["queue_tokens"] == 0
+        assert stats["pairs"] < len(LONG * 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (errors.InputError("top_k", "must be at least 1"), code_pb2.INVALID_ARGUMENT, "INVALID_FIELD"),
+        (DecodeError("truncated"), code_pb2.INVALID_ARGUMENT, "MALFORMED_MESSAGE"),
+        (errors.UnknownModelError("no such"), code_pb2.NOT_FOUND, "UNKNOWN_MODEL"),
+        (errors.OverloadedError("full", 250), code_pb2.UNAVAILABLE, "OVERLOADED"),
+        (errors.DeadlineError("late"), code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
+        (errors.AuthError("no token"), code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
+        (errors.InternalError("secret"), code_pb2.INTERNAL, "INTERNAL"),
+        (errors.DeviceError("secret"), code_pb2.INTERNAL, "INTERNAL"),
+        (errors.ModelError("secret"), code_pb2.INTERNAL, "INTERNAL"),
+        (ValueError("secret"), code_pb2.INTERNAL, "INTERNAL"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_the_table(error: Exception, code: int, reason: str) -> None:
+    failure = Failure.of(error, "a test")
+    assert (failure.code, failure.reason) == (code, reason)
+    assert "secret" not in str(failure)
+    assert (failure.correlation_id != "") == (code == code_pb2.INTERNAL)
+    assert failure.to_status().code == failure.to_error().code == code
+    # The official reader of details agrees.
+    assert rpc_status.to_status(failure.to_status()).details == failure.message
+
+
+def test_a_long_message_fits_the_trailers() -> None:
+    failure = Failure.of(errors.InputError("query", "long" * 10_000), "a test")
+    assert len(failure.to_status().SerializeToString()) * 4 / 3 + len(failure.message) < 8192
+
+
+class Faulty(rerank_pb2_grpc.RerankServiceServicer):
+    """A service of which every method fails in a way that it should not."""
+
+    async def Rerank(self, request: Any, context: Any) -> pb.RerankResponse:  # noqa: N802
+        raise ValueError("secret /etc/path")
+
+    async def ListModels(self, request: Any, context: Any) -> pb.ListModelsResponse:  # noqa: N802
+        raise KeyError("secret")
+
+    async def RerankStream(  # noqa: N802
+        self, request_iterator: AsyncIterator[Any], context: Any
+    ) -> AsyncIterator[pb.RerankStreamResponse]:
+        yield pb.RerankStreamResponse()
+        raise RuntimeError("secret")
+
+    async def RerankBatch(  # noqa: N802
+        self, request_iterator: AsyncIterator[Any], context: Any
+    ) -> AsyncIterator[pb.RerankBatchResponse]:
+        async for _ in request_iterator:
+            raise KeyError("secret")
+        yield pb.RerankBatchResponse()
+
+
+async def test_a_fault_of_ours_is_internal_and_found_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    guard = Guard()
+    server = grpc.aio.server(interceptors=[guard])
+    rerank_pb2_grpc.add_RerankServiceServicer_to_server(Faulty(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+
+    def call_all() -> list[Refusal]:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = rerank_pb2_grpc.RerankServiceStub(channel)
+            return [
+                refused_sync(lambda: stub.Rerank(ask())),
+                refused_sync(lambda: stub.ListModels(pb.ListModelsRequest())),
+                refused_sync(lambda: list(stub.RerankStream(iter([])))),
+                refused_sync(lambda: list(stub.RerankBatch(iter([pb.RerankBatchRequest()])))),
+            ]
+
+    with caplog.at_level(logging.ERROR):
+        refusals = await asyncio.to_thread(call_all)
+    for refusal in refusals:
+        assert refusal.code is grpc.StatusCode.INTERNAL
+        assert refusal.info.reason == "INTERNAL"
+        correlation_id = refusal.info.metadata["correlation_id"]
+        assert refusal.message == f"internal error, correlation id {correlation_id}"
+        (record,) = [record for record in caplog.records if correlation_id in record.getMessage()]
+        assert record.exc_info is not None
+        assert "secret" in str(record.exc_info[1])
+    await asyncio.wait_for(guard.idle(), 30)
+    assert guard.calls == 0
+    await server.stop(0)
+
+
+async def test_two_models_of_one_name_are_refused(reranker: Reranker) -> None:
+    with pytest.raises(errors.InputError, match="two models are called 'mini-en'"):
+        RerankService([reranker, reranker], max_contexts=10)
+
+
+def test_an_unknown_method_is_unimplemented(server: RunningServer) -> None:
+    with grpc.insecure_channel(server.target) as channel:
+        for method in (f"/{SERVICE}/Nothing", "/other.Service/Rerank"):
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+            with pytest.raises(grpc.RpcError) as error:
+                call(b"")
+            assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_many_calls_at_once_and_some_given_up(serve: Serve) -> None:
+    server = serve(threads=2)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        kept = [stub.Rerank(ask(contexts=[CONTEXTS[at % 4]] * 2)) for at in range(24)]
+        left = [stub.Rerank(ask(contexts=LONG)) for _ in range(24)]
+        await until(lambda: server.reranker.engine.stats()["tickets"] > 0)
+        for call in left:
+            call.cancel()
+        responses = await asyncio.gather(*kept)
+        await until(lambda: server.reranker.engine.stats()["tickets"] == 0)
+        await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 30)
+    assert [len(response.results) for response in responses] == [2] * 24
