@@ -1,0 +1,163 @@
+# The only list of commands: CI, the README and people call these.
+
+PYTHON ?= python3
+DOCKER ?= docker
+IMAGE ?= rerankd:dev
+# Passed on by the targets that run one program: make test-python ARGS="-k stream"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PROTO := proto/rerankd/v1/rerank.proto
+PROTO_BIN := $(VENV)/proto-tools/bin
+# One profile, release, for the extension, the tests and the linter: see Cargo.toml.
+CARGO_FLAGS := --release --locked
+CORE_SOURCES := $(shell find rust -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock rust-toolchain.toml pyproject.toml
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- Setting up -------------------------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: need-cargo $(VENV)/.core ## Make .venv: the package, built in release, and the rerankd command
+
+define CHECK_PYTHON
+import sys
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("Python %d.%d at %s has no venv module; install it (Debian: python3-venv)." % (sys.version_info[:2] + (sys.executable,)))
+endef
+export CHECK_PYTHON
+
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON); install Python 3.10 or later, or say which: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); rerankd needs Python 3.10 or later: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK_PYTHON"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.deps: requirements/dev.lock | $(VENV)/.made
+	$(PIP) -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.core: $(CORE_SOURCES) $(VENV)/.deps | need-cargo
+	env -u CONDA_PREFIX VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop $(CARGO_FLAGS)
+	@touch $@
+
+$(PROTO_BIN)/.made: requirements/proto.lock | $(VENV)/.made
+	$(BIN)/python -m venv $(VENV)/proto-tools
+	$(PROTO_BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/proto.lock
+	@touch $@
+
+.PHONY: need-cargo
+need-cargo:
+	@command -v cargo >/dev/null || { echo "There is no cargo; install Rust, stable, with rustup." >&2; exit 1; }
+	@command -v $${CC:-cc} >/dev/null || { echo "There is no C compiler ($${CC:-cc}); install gcc or clang (Debian: build-essential)." >&2; exit 1; }
+
+# --- Running ----------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: setup ## Start a server on the embedded model, ask it, print the ranking, stop it
+	$(BIN)/python examples/demo.py $(ARGS)
+
+# --- Testing ----------------------------------------------------------------------------------------------------
+
+.PHONY: test test-rust test-python
+test: setup test-rust test-python ## All tests, Rust and Python
+
+test-rust: need-cargo ## The Rust tests; they need no Python
+	cargo test $(CARGO_FLAGS) $(ARGS)
+
+test-python: setup ## The Python tests
+	$(BIN)/python -m pytest $(ARGS)
+
+# --- Checking ---------------------------------------------------------------------------------------------------
+
+.PHONY: lint lint-python lint-rust lint-proto proto-check lock-check
+lint: lint-python lint-rust lint-proto lock-check ## Every check that is not a test
+
+lint-python: setup ## ruff, mypy, and the extension against its stub
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy python/rerankd tests benches examples requirements
+	MYPYPATH=python $(BIN)/stubtest rerankd._core --mypy-config-file pyproject.toml
+
+lint-rust: $(VENV)/.made need-cargo ## rustfmt and clippy, with and without the Python boundary
+	cargo fmt --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	PYO3_PYTHON="$(CURDIR)/$(BIN)/python" cargo clippy $(CARGO_FLAGS) --all-targets --features python -- -D warnings
+
+lint-proto: $(VENV)/.deps proto-check ## The .proto's style, its compatibility, and the stubs made from it
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against proto/image.binpb
+
+proto-check: $(PROTO_BIN)/.made ## Whether the committed stubs are what the .proto gives
+	@made=$$(mktemp -d) && trap 'rm -r "$$made"' EXIT && \
+	$(MAKE) --no-print-directory -s proto PROTO_OUT="$$made" && \
+	diff -r -x __init__.py -x __pycache__ "$$made/rerankd/v1" python/rerankd/v1 || \
+	{ echo "The stubs are not what $(PROTO) gives; run make proto." >&2; exit 1; }
+
+lock-check: $(VENV)/.deps need-cargo ## Whether the lock files are current
+	@cargo metadata --locked --format-version 1 >/dev/null
+	$(BIN)/python requirements/lock.py --check
+	$(BIN)/python -m pip check
+
+# --- Changing ---------------------------------------------------------------------------------------------------
+
+.PHONY: fmt proto proto-image docs lock
+fmt: $(VENV)/.deps need-cargo ## Format everything
+	cargo fmt
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format --write
+
+PROTO_OUT := python
+proto: $(PROTO_BIN)/.made ## Make the stubs in python/rerankd/v1 from the .proto
+	$(PROTO_BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) $(PROTO)
+	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Iproto --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTO)
+
+proto-image: $(VENV)/.deps ## Accept the .proto as it is: what buf breaking compares with from now on
+	$(BIN)/buf build --exclude-source-info -o proto/image.binpb
+
+docs: setup ## Write docs/settings.md from settings.py
+	$(BIN)/python -m rerankd.settings > docs/settings.md
+
+PYTHONS := $(BIN)/python
+lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="python3.10 python3.11 ..."
+	$(BIN)/python requirements/lock.py $(PYTHONS)
+
+# --- Measuring --------------------------------------------------------------------------------------------------
+
+.PHONY: bench bench-server bench-kernels peers
+bench: setup ## The engine's throughput on synthetic checkpoints of real shapes
+	$(BIN)/python -m benches.engine $(ARGS)
+
+bench-server: setup ## A server's latencies and throughput
+	$(BIN)/python -m benches.server $(ARGS)
+
+bench-kernels: need-cargo ## The kernels alone
+	cargo bench --locked --bench kernels $(ARGS)
+
+peers: setup ## The same work on other engines, installed in .peers
+	$(BIN)/python -m benches.peers $(ARGS)
+
+# --- Shipping ---------------------------------------------------------------------------------------------------
+
+.PHONY: image clean
+image: ## The container image, for CPUs
+	$(DOCKER) build -f deploy/Dockerfile -t $(IMAGE) .
+
+clean: ## Remove what these commands made
+	rm -rf $(VENV) .peers target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
+	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	rm -f python/rerankd/_core*.so
