@@ -10,6 +10,7 @@
 
 mod load;
 mod template;
+mod trie;
 mod truncate;
 mod unigram;
 

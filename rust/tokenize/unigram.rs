@@ -1,27 +1,29 @@
 //! The Unigram model (Kudo 2018) in little memory, and the choice between it and the library's models.
 //!
 //! The library keeps a Unigram vocabulary as a trie of hash maps, one a byte: 390 MB and over a second for the 250,002
-//! pieces of XLM-R, more than all of bge-reranker-base's layers. Here they are a double-array Aho-Corasick automaton,
-//! which finds every piece that ends at each position in one pass over the text. The paths, their scores and how ties
-//! fall are the library's `encode_optimized`; a test compares the two on random texts.
+//! pieces of XLM-R, more than all of bge-reranker-base's layers. Here the trie is three flat arrays. The paths, their
+//! scores and how ties fall are the library's `encode_optimized`; a test compares the two on random texts. A
+//! double-array Aho-Corasick automaton (daachorse) was tried: as small, but it took a second to build.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use daachorse::DoubleArrayAhoCorasick;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use tokenizers::models::unigram::UnigramTrainer;
 use tokenizers::{Model, ModelWrapper, Token};
 
+use super::trie::Trie;
+
 /// Beneath the rarest piece, as SentencePiece has it.
 const UNKNOWN_PENALTY: f64 = 10.0;
 
 pub struct Unigram {
-    pieces: DoubleArrayAhoCorasick<u32>, // to ids
-    scores: Vec<f64>,                    // [vocabulary]: log probabilities
-    names: Vec<Box<str>>,                // [vocabulary]
+    trie: Trie,
+    scores: Vec<f64>, // [vocabulary]: log probabilities
+    names: String,    // the pieces, one after another
+    ends: Vec<usize>, // [vocabulary]: where each ends in `names`
     unknown: Option<u32>,
     unknown_score: f64,
     bytes: Option<Box<[u32; 256]>>, // byte fallback: the ids of <0x00> to <0xFF>
@@ -56,39 +58,51 @@ impl Unigram {
         {
             return Err(format!("unk_id {unknown} is past the {} pieces of vocab", vocabulary.len()));
         }
+        let mut pieces: Vec<(&[u8], u32)> = vocabulary
+            .iter()
+            .map(|(piece, _)| piece.as_bytes())
+            .zip(0..)
+            .filter(|(piece, _)| !piece.is_empty())
+            .collect();
         // Where a piece stands twice, the library knows it by its last id.
-        let ids: HashMap<&str, u32> =
-            (0..).zip(&vocabulary).map(|(id, (piece, _))| (piece.as_str(), id)).collect();
-        let bytes: Option<Vec<u32>> =
-            (0..256).map(|byte| ids.get(format!("<0x{byte:02X}>").as_str()).copied()).collect();
-        let bytes = bytes.filter(|_| byte_fallback).and_then(|ids| ids.into_boxed_slice().try_into().ok());
-        let patterns = ids.iter().filter(|(piece, _)| !piece.is_empty()).map(|(piece, id)| (*piece, *id));
-        let pieces =
-            DoubleArrayAhoCorasick::with_values(patterns).map_err(|error| format!("vocab: {error}"))?;
+        pieces.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
+        pieces.dedup_by_key(|(piece, _)| *piece);
         let scores: Vec<f64> = vocabulary.iter().map(|(_, score)| *score).collect();
         let rarest = scores.iter().copied().fold(f64::INFINITY, f64::min);
-        let names = vocabulary.into_iter().map(|(piece, _)| piece.into_boxed_str()).collect();
-        Ok(Self { pieces, scores, names, unknown, unknown_score: rarest - UNKNOWN_PENALTY, bytes })
+        let mut names = String::new();
+        let ends = vocabulary
+            .iter()
+            .map(|(piece, _)| {
+                names.push_str(piece);
+                names.len()
+            })
+            .collect();
+        let trie = Trie::new(&pieces);
+        let unknown_score = rarest - UNKNOWN_PENALTY;
+        let mut this = Self { trie, scores, names, ends, unknown, unknown_score, bytes: None };
+        if byte_fallback {
+            let ids: Option<Vec<u32>> =
+                (0..256).map(|byte| this.token_to_id(&format!("<0x{byte:02X}>"))).collect();
+            this.bytes = ids.and_then(|ids| ids.into_boxed_slice().try_into().ok());
+        }
+        Ok(this)
     }
 
     /// The best path's pieces, last first, as (start, end, id); None stands for an unknown character.
     fn best_path(&self, text: &str) -> Vec<(usize, usize, Option<u32>)> {
         let unreached = Best { score: 0.0, start: usize::MAX, id: 0, known: false };
         let mut best = vec![unreached; text.len() + 1]; // by the byte where a path ends
-        let mut matches = self.pieces.find_overlapping_iter(text).peekable();
-        // Ends ascend, and at each end the matches come longest first: starts ascend, as in the library.
         for (start, character) in text.char_indices() {
-            let end = start + character.len_utf8();
+            let here = best[start].score;
             let mut single = false;
-            while let Some(piece) = matches.next_if(|piece| piece.end() == end) {
-                let (start_of_piece, id) = (piece.start(), piece.value());
-                single |= start_of_piece == start;
-                let score = self.scores[id as usize] + best[start_of_piece].score;
-                best[end].offer(Best { score, start: start_of_piece, id, known: true });
+            for (length, id) in self.trie.prefixes(&text.as_bytes()[start..]) {
+                single |= length == character.len_utf8();
+                let score = self.scores[id as usize] + here;
+                best[start + length].offer(Best { score, start, id, known: true });
             }
             if !single {
-                let score = self.unknown_score + best[start].score;
-                best[end].offer(Best { score, start, id: 0, known: false });
+                let score = self.unknown_score + here;
+                best[start + character.len_utf8()].offer(Best { score, start, id: 0, known: false });
             }
         }
         let mut path = Vec::new();
@@ -121,7 +135,7 @@ fn token(id: u32, offsets: (usize, usize)) -> Token {
 
 impl fmt::Debug for Unigram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unigram").field("pieces", &self.names.len()).finish_non_exhaustive()
+        f.debug_struct("Unigram").field("pieces", &self.ends.len()).finish_non_exhaustive()
     }
 }
 
@@ -155,22 +169,21 @@ impl Model for Unigram {
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.pieces
-            .find_overlapping_iter(token)
-            .find(|piece| piece.start() == 0 && piece.end() == token.len())
-            .map(|piece| piece.value())
+        self.trie.get(token.as_bytes())
     }
 
     fn id_to_token(&self, id: u32) -> Option<String> {
-        self.names.get(id as usize).map(|name| name.to_string())
+        let id = id as usize;
+        let start = if id == 0 { 0 } else { *self.ends.get(id - 1)? };
+        Some(self.names[start..*self.ends.get(id)?].to_string())
     }
 
     fn get_vocab(&self) -> HashMap<String, u32> {
-        self.names.iter().map(|name| name.to_string()).zip(0..).collect()
+        (0..self.ends.len() as u32).filter_map(|id| Some((self.id_to_token(id)?, id))).collect()
     }
 
     fn get_vocab_size(&self) -> usize {
-        self.names.len()
+        self.ends.len()
     }
 
     fn save(&self, _: &Path, _: Option<&str>) -> tokenizers::Result<Vec<PathBuf>> {
@@ -194,7 +207,7 @@ impl PieceModel {
     pub fn highest(&self) -> Option<(u32, String)> {
         match self {
             Self::Unigram(model) => {
-                let id = model.names.len().checked_sub(1)? as u32;
+                let id = model.ends.len().checked_sub(1)? as u32;
                 Some((id, model.id_to_token(id)?))
             }
             Self::Library(model) => model.get_vocab().into_iter().map(|(token, id)| (id, token)).max(),
