@@ -4,7 +4,7 @@
 //! sequences of a pair separately as well, so a query's tokens don't depend on the context beside it.
 //!
 //! A pair whose context is some 330 characters (64 to 75 tokens) costs, its query already tokenized, on one core of an
-//! AMD EPYC (Zen 5): WordPiece 100 us, byte-level BPE 75, Unigram 50; the library's own pair encoding 138, 99 and 76.
+//! AMD EPYC (Zen 3): WordPiece 100 us, byte-level BPE 75, Unigram 50; the library's own pair encoding 138, 99 and 76.
 //! It is malloc and normalizing for the most part. Measured on a busy machine, best of many rounds; the test
 //! `microseconds_per_pair` prints it.
 
