@@ -7,7 +7,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use rerankd::kernels::{Activation, AttentionScratch, Kernels};
+use rerankd::kernels::{
+    Activation, AttentionScratch, Inputs, Kernels, NarrowInputs, NarrowKernels, Precision,
+};
 
 struct Bench {
     kernels: Kernels,
@@ -15,6 +17,49 @@ struct Bench {
     rounds: usize,
     /// What a line's name must contain to be run.
     only: String,
+}
+
+/// A narrow format's products, against the peak of its own.
+struct Narrow<'a> {
+    bench: &'a Bench,
+    kernels: NarrowKernels,
+}
+
+impl Narrow<'_> {
+    fn peak(&self) -> f64 {
+        let rounds = 200_000;
+        let operations = self.kernels.peak(1).0 * rounds as u64;
+        operations as f64
+            / self.bench.time(|| {
+                black_box(self.kernels.peak(black_box(rounds)));
+            })
+    }
+
+    fn linear(&self, rows: usize, n: usize, k: usize) {
+        let weight = values(n * k);
+        let pack = |row: usize, out: &mut [f32]| out.copy_from_slice(&weight[row * k..(row + 1) * k]);
+        let packed = self.kernels.pack(n, k, &Inputs::default(), pack);
+        let (x, bias, mut out) = (values(rows * k), values(n), vec![0.0; rows * n]);
+        let mut inputs = NarrowInputs::default();
+        let what = format!("{:?} linear {rows} x {n} x {k}", self.kernels.precision());
+        if !what.contains(&self.bench.only) {
+            return;
+        }
+        let before = self.peak();
+        let quantize = self.bench.time(|| self.kernels.quantize(&x, k, rows, &packed, &mut inputs));
+        let seconds = self.bench.time(|| {
+            let none = Activation::None;
+            self.kernels.linear(&inputs, rows, &packed, &bias, none, 0..n, &mut out, n);
+        });
+        let (rate, peak) = (2.0 * (rows * n * k) as f64 / seconds, before.max(self.peak()));
+        let (gops, share) = (rate / 1e9, 100.0 * rate / peak);
+        let more = 100.0 * quantize / seconds;
+        println!(
+            "{what:42} {:9.1} us  {gops:7.1} GOP/s    {share:5.1} % of peak; inputs {more:.1} % more",
+            seconds * 1e6
+        );
+        black_box(&out);
+    }
 }
 
 /// Deterministic values in -1..1.
@@ -150,6 +195,17 @@ fn run(bench: &Bench) {
     });
 }
 
+fn run_narrow(bench: &Bench, kernels: NarrowKernels) {
+    let narrow = Narrow { bench, kernels };
+    let (name, precision) = (kernels.name(), kernels.precision());
+    println!("{name}: {precision:?} peak {:.1} GOP/s on one core", narrow.peak() / 1e9);
+    for rows in [64, 128, 256] {
+        for (n, k) in [(2304, 768), (768, 768), (3072, 768), (768, 3072), (1152, 384), (384, 1536)] {
+            narrow.linear(rows, n, k);
+        }
+    }
+}
+
 fn main() {
     let (mut quick, mut isa, mut only) = (false, None, String::new());
     let mut arguments = std::env::args().skip(1);
@@ -167,7 +223,13 @@ fn main() {
             None => quick || kernels.isa() == Kernels::detect().isa(),
         };
         if chosen {
-            run(&Bench { kernels, rounds: if quick { 1 } else { 15 }, only: only.clone() });
+            let bench = Bench { kernels, rounds: if quick { 1 } else { 15 }, only: only.clone() };
+            run(&bench);
+            for precision in [Precision::Bf16, Precision::Int8] {
+                if let Some(narrow) = NarrowKernels::new(kernels.isa(), precision) {
+                    run_narrow(&bench, narrow);
+                }
+            }
         }
     }
 }

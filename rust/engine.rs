@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::completions::Completions;
-use crate::device::Device;
+use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::request::{Completion, Job, Pair, Query, Request, Text};
@@ -24,6 +24,8 @@ pub struct Options {
     pub device: String,
     pub dtype: String,
     pub threads: Option<usize>,
+    pub kernels: String,
+    pub emulate: bool,
     pub max_tokens: Option<usize>,
     pub wave_tokens: usize,
     pub queue_tokens: usize,
@@ -70,7 +72,13 @@ pub(crate) struct State {
 impl Engine {
     /// Loads a checkpoint and starts the threads.
     pub fn load(options: &Options) -> Result<Self> {
-        let device = Device::resolve(&options.device, &options.dtype, options.threads)?;
+        let device = Device::resolve(&Choice {
+            device: &options.device,
+            dtype: &options.dtype,
+            threads: options.threads,
+            kernels: &options.kernels,
+            emulate: options.emulate,
+        })?;
         for (field, value) in [("wave_tokens", options.wave_tokens), ("queue_tokens", options.queue_tokens)] {
             if value == 0 {
                 return Err(Error::input(field, "must be at least 1"));
@@ -266,7 +274,7 @@ fn load(directory: &Path, device: &Device) -> Result<(Model, PairTokenizer)> {
     std::thread::scope(|scope| {
         let tokenizer = scope
             .spawn(|| PairTokenizer::load(directory, config.position_limit(), config.types, config.vocab));
-        let model = Model::load(directory, device.kernels)?;
+        let model = Model::load(directory, device.compute)?;
         let tokenizer = tokenizer.join().map_err(|_| {
             Error::model(&directory.join("tokenizer.json"), "the tokenizer library failed on it")
         })??;

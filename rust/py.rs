@@ -53,7 +53,7 @@ struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (directory, *, device, dtype, threads, max_tokens, wave_tokens, queue_tokens))]
+    #[pyo3(signature = (directory, *, device, dtype, threads, kernels, emulate, max_tokens, wave_tokens, queue_tokens))]
     #[allow(clippy::too_many_arguments)] // keyword-only, as Python has them
     fn new(
         py: Python<'_>,
@@ -61,11 +61,23 @@ impl Engine {
         device: String,
         dtype: String,
         threads: Option<usize>,
+        kernels: String,
+        emulate: bool,
         max_tokens: Option<usize>,
         wave_tokens: usize,
         queue_tokens: usize,
     ) -> PyResult<Self> {
-        let options = Options { directory, device, dtype, threads, max_tokens, wave_tokens, queue_tokens };
+        let options = Options {
+            directory,
+            device,
+            dtype,
+            threads,
+            kernels,
+            emulate,
+            max_tokens,
+            wave_tokens,
+            queue_tokens,
+        };
         let inner = py.detach(|| engine::Engine::load(&options)).map_err(|e| raise(py, e))?;
         Ok(Self { inner })
     }
@@ -87,7 +99,7 @@ impl Engine {
 
     #[getter]
     fn kernels(&self) -> &str {
-        self.inner.device().kernels.name()
+        self.inner.device().instructions()
     }
 
     #[getter]

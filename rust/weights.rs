@@ -124,7 +124,7 @@ impl Weights {
 
 impl View {
     /// Elements in one row: the product of all dimensions but the first.
-    fn row_len(&self) -> usize {
+    pub fn row_len(&self) -> usize {
         self.shape[1..].iter().product()
     }
 

@@ -24,6 +24,8 @@ class Engine:
         device: str,
         dtype: str,
         threads: int | None,
+        kernels: str,
+        emulate: bool,
         max_tokens: int | None,
         wave_tokens: int,
         queue_tokens: int,
@@ -35,10 +37,10 @@ class Engine:
     def device(self) -> str: ...
     @property
     def dtype(self) -> str:
-        """The precision of the computation: "f32"."""
+        """The precision of the computation: "f32", "bf16", "int8"."""
     @property
     def kernels(self) -> str:
-        """The instruction set chosen for this machine: "avx2", "avx512", "scalar"."""
+        """The instruction set chosen for this machine and dtype: "avx2", "avx512", "avx512-vnni", ..."""
     @property
     def threads(self) -> int:
         """Compute threads; where None was given, as many as the cgroup quota and the affinity mask leave."""

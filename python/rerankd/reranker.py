@@ -45,9 +45,13 @@ class Reranker:
     """A loaded model. Safe to use from many threads and many event loops at once.
 
     model: "mini-en" (embedded), a checkpoint's directory, or a hub id.
-    device: "auto", "cpu", "cuda", "cuda:N". dtype: "auto", "f32", ...
+    device: "auto", "cpu", "cuda", "cuda:N".
+    dtype: "f32"; "bf16" and "int8", where the machine has instructions for them; "auto": bf16 where it is the
+        faster, else f32.
     threads: compute threads; None: as many as the machine gives this process.
     max_tokens: tokens per (query, context) pair, special tokens included; None: the checkpoint's limit.
+    kernels: the instruction set: "auto", or for tests "scalar", "avx2", "avx512".
+    emulate: compute a dtype that the machine has no instructions for all the same; it saves memory, not time.
     wave_tokens: tokens computed at one go.
     queue_tokens: tokens that may wait before work is refused with OverloadedError; None: no limit.
 
@@ -63,12 +67,16 @@ class Reranker:
         threads: int | None = None,
         max_tokens: int | None = None,
         *,
+        kernels: str = "auto",
+        emulate: bool = False,
         wave_tokens: int = 256,
         queue_tokens: int | None = None,
     ) -> None:
-        for name, text in (("model", model), ("device", device), ("dtype", dtype)):
+        for name, text in (("model", model), ("device", device), ("dtype", dtype), ("kernels", kernels)):
             if not isinstance(text, (str, Path) if name == "model" else str):
                 raise InputError(name, f"must be a string, not {type(text).__name__}")
+        if not isinstance(emulate, bool):
+            raise InputError("emulate", f"must be True or False, not {emulate!r}")
         for name, count in (
             ("threads", threads),
             ("max_tokens", max_tokens),
@@ -83,6 +91,8 @@ class Reranker:
             device=device,
             dtype=dtype,
             threads=threads,
+            kernels=kernels,
+            emulate=emulate,
             max_tokens=max_tokens,
             wave_tokens=wave_tokens,
             queue_tokens=queue_tokens if queue_tokens is not None else _NO_LIMIT,

@@ -201,6 +201,8 @@ class Server:
                 settings.dtype,
                 settings.threads,
                 settings.max_tokens,
+                kernels=settings.kernels,
+                emulate=settings.emulate,
                 wave_tokens=settings.wave_tokens,
                 queue_tokens=settings.queue_tokens,
             )

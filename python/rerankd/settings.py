@@ -62,13 +62,26 @@ class Settings:
         "auto",
         knobs.choice("auto", "f32", "bf16", "f16", "int8"),
         "Model",
-        "the precision to compute in; auto: what is right for the device",
+        "the precision to compute in; auto: bf16 where this machine is faster in it, else f32; what int8 costs, "
+        "`rerankd compare` tells",
     )
     threads: int | None = knobs.knob(
         None,
         knobs.or_auto(knobs.integer(1, 4096)),
         "Model",
         "compute threads; auto: as many as the cgroup's quota and the affinity mask leave",
+    )
+    kernels: str = knobs.knob(
+        "auto",
+        knobs.choice("auto", "scalar", "avx2", "avx512"),
+        "Model",
+        "the instruction set to use; auto: the machine's best; the others are for tests",
+    )
+    emulate: bool = knobs.knob(
+        False,
+        knobs.switch(),
+        "Model",
+        "compute a dtype that this machine has no instructions for all the same: it saves memory, not time",
     )
     max_tokens: int | None = knobs.knob(
         None,

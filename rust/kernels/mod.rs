@@ -1,4 +1,4 @@
-//! The CPU kernels, f32: slices in, slices out.
+//! The CPU kernels: slices in, slices out. f32 ([`Kernels`]), and products in narrower formats ([`NarrowKernels`]).
 //!
 //! Each algorithm is written once, over a vector trait (`lanes.rs`); an instruction set's file holds its vector and nothing
 //! else. What runs is chosen when the process starts, by what the CPU has. An element's value depends on its own row (or
@@ -10,15 +10,27 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_formats;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_formats;
 mod cls;
+mod format;
 mod lanes;
 mod math;
 mod matrix;
+mod narrow;
+mod narrow_kernels;
+mod narrow_product;
+#[cfg(test)]
+mod narrow_tests;
 mod norm;
 mod peak;
 mod portable;
+mod portable_formats;
 mod product;
+mod quantize;
 #[cfg(test)]
 mod scalar;
 mod softmax;
@@ -28,15 +40,19 @@ mod tests;
 use std::ops::Range;
 
 pub use attention::AttentionScratch;
+pub use format::Precision;
 pub use math::Activation;
 pub use matrix::PackedMatrix;
+pub use narrow::{Inputs, NarrowMatrix};
+pub use narrow_kernels::NarrowKernels;
+pub use quantize::NarrowInputs;
 
 use lanes::{Kernel, Lanes};
 use portable::Portable;
 use product::{Panels, Product, Start};
 
-/// An instruction set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// An instruction set; the better ones are greater.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Isa {
     /// What every machine of the architecture has.
     Scalar,
@@ -49,6 +65,25 @@ pub enum Isa {
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
     isa: Isa,
+}
+
+/// How a model computes: its linear layers' products in a narrow format or in f32, all else in f32.
+#[derive(Clone, Copy, Debug)]
+pub struct Compute {
+    pub kernels: Kernels,
+    pub narrow: Option<NarrowKernels>,
+}
+
+impl Compute {
+    /// Whether packing has a use for what is known of inputs.
+    pub fn assumes(&self) -> bool {
+        self.narrow.is_some_and(|narrow| narrow.precision() == Precision::Int8)
+    }
+
+    /// As it is, but in f32 throughout.
+    pub fn full(self) -> Self {
+        Self { narrow: None, ..self }
+    }
 }
 
 impl Kernels {

@@ -2,7 +2,9 @@
 
 use std::hint::black_box;
 
+use super::format::{Format, FormatKernel};
 use super::lanes::{Kernel, Lanes};
+use super::matrix::Buffer;
 
 /// Multiply-adds that never leave the registers.
 pub(super) struct Peak {
@@ -43,4 +45,54 @@ fn chains<L: Lanes, const CHAINS: usize>(lanes: L, rounds: usize) -> (u64, f32) 
         total += lanes.sum(chain);
     }
     ((rounds * CHAINS * L::LANES * 2) as u64, total)
+}
+
+/// Narrow products of a tile that stays in L1: each round has inputs of its own, or the products would be the same ones
+/// and taken out of the loop.
+pub(super) struct FormatPeak {
+    pub rounds: usize,
+}
+
+impl FormatKernel for FormatPeak {
+    type Output = (u64, f32);
+
+    #[inline(always)]
+    fn run<F: Format>(self, format: F) -> (u64, f32) {
+        match (<F::Lanes as Lanes>::TILE_ROWS, <F::Lanes as Lanes>::TILE_VECTORS) {
+            (6, _) => products::<F, 6, 2>(format, self.rounds),
+            (4, _) => products::<F, 4, 1>(format, self.rounds),
+            (_, 1) => products::<F, 8, 1>(format, self.rounds),
+            _ => products::<F, 8, 3>(format, self.rounds),
+        }
+    }
+}
+
+#[inline(always)]
+fn products<F: Format, const HEIGHT: usize, const VECTORS: usize>(format: F, rounds: usize) -> (u64, f32) {
+    let mut buffer = Buffer::zeros::<u8>(512);
+    for (i, byte) in buffer.as_mut_slice::<u8>().iter_mut().enumerate() {
+        // Small in any format.
+        *byte = black_box((i % 3) as u8);
+    }
+    let (x, w) = (buffer.as_slice::<F::Input>(), buffer.as_slice::<F::Weight>());
+    let groups = black_box(16);
+    // SAFETY: the buffer holds 512 bytes, three vectors of weights at most 192.
+    let mut weights = [unsafe { format.weights(w.as_ptr()) }; VECTORS];
+    for (v, weights) in weights.iter_mut().enumerate() {
+        // SAFETY: as above.
+        *weights = unsafe { format.weights(w.as_ptr().add(v * F::Lanes::LANES * F::GROUP)) };
+    }
+    let mut sums = [[format.zero(); VECTORS]; HEIGHT];
+    for round in 0..rounds {
+        for (r, row) in sums.iter_mut().enumerate() {
+            // SAFETY: 16 + 8 groups of inputs are at most 96 bytes.
+            let inputs = unsafe { format.inputs(x.as_ptr().add(((round & groups) + r) * F::GROUP)) };
+            for (sum, &weights) in row.iter_mut().zip(&weights) {
+                *sum = format.dot(*sum, inputs, weights);
+            }
+        }
+    }
+    let lanes = format.lanes();
+    let total = sums.iter().flatten().map(|&sum| lanes.sum(format.value(sum))).sum();
+    ((rounds * HEIGHT * VECTORS * F::Lanes::LANES * F::GROUP * 2) as u64, total)
 }

@@ -9,7 +9,7 @@ const ACTIVATIONS: [Activation; 5] =
     [Activation::None, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
 
 /// `len` values in -scale..scale, from a seed (xorshift; proptest's own vectors are slow to make at these sizes).
-fn random(seed: u64, len: usize, scale: f32) -> Vec<f32> {
+pub(super) fn random(seed: u64, len: usize, scale: f32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -30,7 +30,7 @@ fn assert_close(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
 }
 
 #[track_caller]
-fn assert_same(a: &[f32], b: &[f32], what: &str) {
+pub(super) fn assert_same(a: &[f32], b: &[f32], what: &str) {
     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(a), bits(b), "{what}");
 }

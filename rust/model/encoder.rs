@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::Tensor;
 
 use super::config::{Family, ModelConfig};
+use super::known;
 use super::layers::{Attention, ClsAttention, ClsRows, Fill, Linear, Norm};
 use super::scratch::{Rows, Scratch};
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::kernels::{Activation, Kernels};
+use crate::kernels::{Activation, Compute, Inputs, NarrowInputs};
 use crate::weights::{View, Weights};
 
 /// Where a family keeps its tensors.
@@ -55,7 +56,7 @@ const DISTILBERT: Names = Names {
 struct Loader<'a> {
     weights: &'a Weights,
     config: &'a ModelConfig,
-    kernels: Kernels,
+    compute: Compute,
     prefix: String,
 }
 
@@ -69,15 +70,15 @@ impl Loader<'_> {
         Ok((weight, self.tensor(&format!("{name}.bias"), &[outputs])?))
     }
 
-    fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
+    fn linear(&self, name: &str, inputs: usize, outputs: usize, known: &Inputs) -> Result<Linear> {
         let (weight, bias) = self.weight_and_bias(name, inputs, outputs)?;
-        Ok(Linear::new(self.kernels, inputs, weight, bias))
+        Ok(Linear::new(self.compute, inputs, weight, bias, known))
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<Norm> {
         let gamma = self.tensor(&format!("{name}.weight"), &[width])?;
         let beta = self.tensor(&format!("{name}.bias"), &[width])?;
-        Ok(Norm::new(self.kernels, gamma, beta, self.config.eps))
+        Ok(Norm::new(self.compute.kernels, gamma, beta, self.config.eps))
     }
 
     fn below(&self, path: &str) -> Self {
@@ -117,15 +118,16 @@ impl Embeddings {
             0 => Vec::new(),
             rows => table("token_type_embeddings", rows)?.to_vec(),
         };
+        let norm = loader_below.norm("LayerNorm", width)?;
         let project = match width == config.hidden {
             true => None,
-            false => Some(loader.linear("embeddings_project", width, config.hidden)?),
+            false => Some(loader.linear("embeddings_project", width, config.hidden, &norm.known())?),
         };
         let this = Self {
             words: table("word_embeddings", config.vocab)?,
             positions: positions.to_vec(),
             types,
-            norm: loader_below.norm("LayerNorm", width)?,
+            norm,
             width,
             offset: config.position_offset,
             pad: config.pad,
@@ -136,15 +138,20 @@ impl Embeddings {
         Ok(this)
     }
 
+    /// What is known of the first hidden rows: of a projection's results, nothing.
+    fn known(&self) -> Inputs {
+        if self.project.is_some() { Inputs::default() } else { self.norm.known() }
+    }
+
     /// The first hidden rows of a batch, into x `[tokens, hidden]`.
-    fn forward(&self, batch: &Batch, x: &Tensor, scratch: &Scratch) -> Result<()> {
+    fn forward(&self, batch: &Batch, x: &Tensor, scratch: &mut Scratch) -> Result<()> {
         let gather = Fill(|out: &mut [f32]| self.gather(batch, out));
         match &self.project {
             None => Ok(x.inplace_op1(&gather)?),
             Some(project) => {
                 let embedded = scratch.embedded.narrow(0, 0, batch.tokens())?;
                 embedded.inplace_op1(&gather)?;
-                project.forward(&embedded, Activation::None, x)
+                project.forward(&embedded, Activation::None, x, &mut scratch.narrow)
             }
         }
     }
@@ -195,25 +202,35 @@ struct Block {
 }
 
 impl Block {
-    fn load(loader: &Loader, names: &Names) -> Result<Self> {
+    /// `attended` is what is known of attention's results.
+    fn load(loader: &Loader, names: &Names, attended: &Inputs) -> Result<Self> {
         let (hidden, wide) = (loader.config.hidden, loader.config.intermediate);
+        let activation = loader.config.activation;
+        let attention_norm = loader.norm(names.attention_norm, hidden)?;
+        let normed = attention_norm.known();
+        let widened = if loader.compute.assumes() {
+            let (weight, bias) = loader.weight_and_bias(names.up, hidden, wide)?;
+            known::activated(&weight, &bias.to_vec(), &normed, activation)
+        } else {
+            Inputs::default()
+        };
         Ok(Self {
-            output: loader.linear(names.output, hidden, hidden)?,
-            attention_norm: loader.norm(names.attention_norm, hidden)?,
-            up: loader.linear(names.up, hidden, wide)?,
-            activation: loader.config.activation,
-            down: loader.linear(names.down, wide, hidden)?,
+            output: loader.linear(names.output, hidden, hidden, attended)?,
+            attention_norm,
+            up: loader.linear(names.up, hidden, wide, &normed)?,
+            activation,
+            down: loader.linear(names.down, wide, hidden, &widened)?,
             norm: loader.norm(names.norm, hidden)?,
         })
     }
 
     /// From attention's result in `rows.context` to the layer's output in `rows.x`, for any number of rows.
-    fn forward(&self, rows: &Rows) -> Result<()> {
+    fn forward(&self, rows: &Rows, narrow: &mut NarrowInputs) -> Result<()> {
         let Rows { x, context, mixed, wide } = rows;
-        self.output.forward(context, Activation::None, mixed)?;
+        self.output.forward(context, Activation::None, mixed, narrow)?;
         self.attention_norm.add(mixed, x)?;
-        self.up.forward(mixed, self.activation, wide)?;
-        self.down.forward(wide, Activation::None, x)?;
+        self.up.forward(mixed, self.activation, wide, narrow)?;
+        self.down.forward(wide, Activation::None, x, narrow)?;
         self.norm.add(x, mixed)
     }
 }
@@ -237,22 +254,26 @@ pub struct Encoder {
     heads: usize,
     head_dim: usize,
     hidden: usize,
-    kernels: Kernels,
+    compute: Compute,
 }
 
 impl Encoder {
     /// `prefix` is the encoder's own in the checkpoint, as `bert.`.
-    pub fn load(weights: &Weights, config: &ModelConfig, prefix: &str, kernels: Kernels) -> Result<Self> {
-        let loader = Loader { weights, config, kernels, prefix: prefix.to_string() };
+    pub fn load(weights: &Weights, config: &ModelConfig, prefix: &str, compute: Compute) -> Result<Self> {
+        let loader = Loader { weights, config, compute, prefix: prefix.to_string() };
         let names = if config.family == Family::DistilBert { &DISTILBERT } else { &BERT };
         let embeddings = Embeddings::load(&loader)?;
-        let mut layers = Vec::with_capacity(config.layers - 1);
+        let mut layers: Vec<Layer> = Vec::with_capacity(config.layers - 1);
+        let mut known = embeddings.known();
         for index in 0..config.layers - 1 {
-            layers.push(Layer::load(&loader.below(&format!("{}.{index}", names.layer)), names)?);
+            let layer = Layer::load(&loader.below(&format!("{}.{index}", names.layer)), names, &known)?;
+            known = layer.block.norm.known();
+            layers.push(layer);
         }
-        let last = LastLayer::load(&loader.below(&format!("{}.{}", names.layer, config.layers - 1)), names)?;
+        let last = &loader.below(&format!("{}.{}", names.layer, config.layers - 1));
+        let last = LastLayer::load(last, names, &known)?;
         let (heads, head_dim, hidden) = (config.heads, config.head_dim(), config.hidden);
-        Ok(Self { embeddings, layers, last, heads, head_dim, hidden, kernels })
+        Ok(Self { embeddings, layers, last, heads, head_dim, hidden, compute })
     }
 
     /// The CLS rows of the last layer, `[sequences, hidden]`, in the arena.
@@ -263,16 +284,16 @@ impl Encoder {
         let qkv = scratch.qkv.narrow(0, 0, tokens)?;
         self.embeddings.forward(batch, &rows.x, scratch)?;
         for layer in &self.layers {
-            layer.qkv.forward(&rows.x, Activation::None, &qkv)?;
+            layer.qkv.forward(&rows.x, Activation::None, &qkv, &mut scratch.narrow)?;
             let attention = Attention {
-                kernels: self.kernels,
+                kernels: self.compute.kernels,
                 heads: self.heads,
                 head_dim: self.head_dim,
                 cu_seqlens: batch.cu_seqlens(),
                 scratch: RefCell::new(&mut scratch.attention),
             };
             attention.forward(&qkv, &rows.context)?;
-            layer.block.forward(&rows)?;
+            layer.block.forward(&rows, &mut scratch.narrow)?;
         }
         let cls = scratch.cls.view(sequences)?;
         cls.x.inplace_op2(&rows.x, &ClsRows { cu_seqlens: batch.cu_seqlens(), width: self.hidden })?;
@@ -285,14 +306,16 @@ impl Encoder {
             &q,
             &cls.context,
             &mut scratch.attention,
+            &mut scratch.narrow,
         )?;
-        last.block.forward(&cls)?;
+        last.block.forward(&cls, &mut scratch.narrow)?;
         Ok(cls.x)
     }
 }
 
 impl Layer {
-    fn load(loader: &Loader, names: &Names) -> Result<Self> {
+    /// `known` is what is known of the layer's input.
+    fn load(loader: &Loader, names: &Names, known: &Inputs) -> Result<Self> {
         let hidden = loader.config.hidden;
         let part = |name, scale| -> Result<_> {
             let (weight, bias) = loader.weight_and_bias(name, hidden, hidden)?;
@@ -301,21 +324,25 @@ impl Layer {
         // 1/sqrt(d) goes into the query projection once, not into every score.
         let parts =
             [part(names.query, query_scale(loader.config))?, part(names.key, 1.0)?, part(names.value, 1.0)?];
-        Ok(Self { qkv: Linear::stack(loader.kernels, hidden, &parts), block: Block::load(loader, names)? })
+        let [_, _, (value, value_bias, _)] = &parts;
+        let attended = known::attended(loader.compute, value, value_bias, known);
+        let qkv = Linear::stack(loader.compute, hidden, &parts, known);
+        Ok(Self { qkv, block: Block::load(loader, names, &attended)? })
     }
 }
 
 impl LastLayer {
-    fn load(loader: &Loader, names: &Names) -> Result<Self> {
-        let hidden = loader.config.hidden;
+    fn load(loader: &Loader, names: &Names, known: &Inputs) -> Result<Self> {
+        let (hidden, compute) = (loader.config.hidden, loader.compute);
         let (weight, bias) = loader.weight_and_bias(names.query, hidden, hidden)?;
-        let query = Linear::stack(loader.kernels, hidden, &[(weight, bias, query_scale(loader.config))]);
+        let query = Linear::stack(compute, hidden, &[(weight, bias, query_scale(loader.config))], known);
         // The key's bias is read for its shape only: it adds the same to every score, so softmax drops it.
         let (key, _) = loader.weight_and_bias(names.key, hidden, hidden)?;
         let (value, value_bias) = loader.weight_and_bias(names.value, hidden, hidden)?;
         let (heads, head_dim) = (loader.config.heads, loader.config.head_dim());
-        let attention = ClsAttention::new(heads, head_dim, query, key, value, value_bias);
-        Ok(Self { attention, block: Block::load(loader, names)? })
+        let attended = known::attended(compute, &value, &value_bias, known);
+        let attention = ClsAttention::new(compute.kernels, heads, head_dim, query, key, value, value_bias);
+        Ok(Self { attention, block: Block::load(loader, names, &attended)? })
     }
 }
 

@@ -7,7 +7,7 @@ use super::config::{Family, ModelConfig};
 use super::layers::{Fill, Linear};
 use crate::batch::Batch;
 use crate::error::Result;
-use crate::kernels::{Activation, Kernels};
+use crate::kernels::{Activation, Compute, Inputs, NarrowInputs};
 use crate::weights::Weights;
 
 pub struct Head {
@@ -30,7 +30,7 @@ impl Head {
         config: &ModelConfig,
         encoder: &str,
         outer: &str,
-        kernels: Kernels,
+        compute: Compute,
     ) -> Result<Self> {
         let (dense, activation, project) = match config.family {
             Family::Bert => (format!("{encoder}pooler.dense"), HeadActivation::Tanh, "classifier"),
@@ -50,7 +50,8 @@ impl Head {
         let linear = |name: &str, outputs: usize| -> Result<Linear> {
             let weight = weights.tensor(&format!("{name}.weight"), &[outputs, config.hidden])?;
             let bias = weights.tensor(&format!("{name}.bias"), &[outputs])?;
-            Ok(Linear::new(kernels, config.hidden, weight, bias))
+            // In f32 whatever the precision: a coarse logit would tie pairs that differ.
+            Ok(Linear::new(compute.full(), config.hidden, weight, bias, &Inputs::default()))
         };
         Ok(Self {
             dense: linear(&dense, config.hidden)?,
@@ -62,17 +63,18 @@ impl Head {
     /// One logit a sequence, from the CLS rows `[sequences, hidden]`. Two labels (not relevant, relevant) give the
     /// difference of theirs, whose sigmoid is the softmax of the second.
     pub fn forward(&self, cls: &Tensor, mixed: &Tensor, batch: &Batch) -> Result<Vec<f32>> {
+        let narrow = &mut NarrowInputs::default(); // unused: see load
         match self.activation {
-            HeadActivation::Kernel(activation) => self.dense.forward(cls, activation, mixed)?,
+            HeadActivation::Kernel(activation) => self.dense.forward(cls, activation, mixed, narrow)?,
             HeadActivation::Tanh => {
-                self.dense.forward(cls, Activation::None, mixed)?;
+                self.dense.forward(cls, Activation::None, mixed, narrow)?;
                 mixed
                     .inplace_op1(&Fill(|values: &mut [f32]| values.iter_mut().for_each(|v| *v = v.tanh())))?;
             }
         }
         let labels = self.project.outputs();
         let logits = Tensor::zeros((batch.sequences(), labels), mixed.dtype(), mixed.device())?;
-        self.project.forward(mixed, Activation::None, &logits)?;
+        self.project.forward(mixed, Activation::None, &logits, narrow)?;
         let logits = logits.flatten_all()?.to_vec1::<f32>()?;
         Ok(match labels {
             1 => logits,

@@ -6,7 +6,10 @@ use std::cell::RefCell;
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor, bail};
 
 use crate::error::Result;
-use crate::kernels::{Activation, AttentionScratch, Kernels, PackedMatrix};
+use crate::kernels::{
+    Activation, AttentionScratch, Compute, Inputs, Kernels, NarrowInputs, NarrowKernels, NarrowMatrix,
+    PackedMatrix,
+};
 use crate::weights::View;
 
 type Op = candle_core::Result<()>;
@@ -26,46 +29,68 @@ fn elements_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core
     }
 }
 
+/// Where a linear layer's products happen.
+enum Weight {
+    Full(Kernels, PackedMatrix),
+    /// Boxed: several times the other's size.
+    Narrow(NarrowKernels, Box<NarrowMatrix>),
+}
+
 /// y = activation(x W^T + b), the weights packed once at load.
 pub struct Linear {
-    kernels: Kernels,
-    weight: PackedMatrix, // [outputs, inputs], in the kernels' panels
-    bias: Vec<f32>,       // [outputs]
+    weight: Weight, // [outputs, inputs], in the kernels' panels
+    bias: Vec<f32>, // [outputs]
     inputs: usize,
     outputs: usize,
 }
 
+/// The row `row` of `(weight [n, inputs], bias [n], scale)` parts stacked, each multiplied by its scale.
+fn read_stacked(parts: &[(View, View, f32)], mut row: usize, out: &mut [f32]) {
+    for (weight, _, scale) in parts {
+        if row < weight.rows() {
+            weight.read_row(row, out);
+            out.iter_mut().for_each(|w| *w *= scale);
+            return;
+        }
+        row -= weight.rows();
+    }
+}
+
 impl Linear {
     /// Stacks `(weight [n, inputs], bias [n], scale)` parts into one product. Each part is multiplied by its scale:
-    /// attention folds 1/sqrt(head_dim) into its query projection.
-    pub fn stack(kernels: Kernels, inputs: usize, parts: &[(View, View, f32)]) -> Self {
+    /// attention folds 1/sqrt(head_dim) into its query projection. `known` is what int8 may assume of the inputs.
+    pub fn stack(compute: Compute, inputs: usize, parts: &[(View, View, f32)], known: &Inputs) -> Self {
         let outputs = parts.iter().map(|(weight, ..)| weight.rows()).sum();
         let mut bias = Vec::with_capacity(outputs);
         for (_, part, scale) in parts {
             bias.extend(part.to_vec().iter().map(|b| b * scale));
         }
-        let weight = kernels.pack_with(outputs, inputs, |row, out| {
-            let mut row = row;
-            for (weight, _, scale) in parts {
-                if row < weight.rows() {
-                    weight.read_row(row, out);
-                    out.iter_mut().for_each(|w| *w *= scale);
-                    return;
-                }
-                row -= weight.rows();
+        let fill = |row: usize, out: &mut [f32]| read_stacked(parts, row, out);
+        let weight = match compute.narrow {
+            None => Weight::Full(compute.kernels, compute.kernels.pack_with(outputs, inputs, fill)),
+            Some(narrow) => {
+                let packed = narrow.pack(outputs, inputs, known, fill);
+                bias.iter_mut().zip(packed.correction()).for_each(|(bias, more)| *bias += more);
+                Weight::Narrow(narrow, Box::new(packed))
             }
-        });
+        };
         parts.iter().for_each(|(weight, ..)| weight.release());
-        Self { kernels, weight, bias, inputs, outputs }
+        Self { weight, bias, inputs, outputs }
     }
 
-    pub fn new(kernels: Kernels, inputs: usize, weight: View, bias: View) -> Self {
-        Self::stack(kernels, inputs, &[(weight, bias, 1.0)])
+    pub fn new(compute: Compute, inputs: usize, weight: View, bias: View, known: &Inputs) -> Self {
+        Self::stack(compute, inputs, &[(weight, bias, 1.0)], known)
     }
 
-    /// out `[rows, outputs]` from x `[rows, inputs]`.
-    pub fn forward(&self, x: &Tensor, activation: Activation, out: &Tensor) -> Result<()> {
-        Ok(out.inplace_op2(x, &LinearOp { linear: self, activation })?)
+    /// out `[rows, outputs]` from x `[rows, inputs]`. `narrow` is the thread's scratch, for weights in a narrow format.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        out: &Tensor,
+        narrow: &mut NarrowInputs,
+    ) -> Result<()> {
+        Ok(out.inplace_op2(x, &LinearOp { linear: self, activation, narrow: RefCell::new(narrow) })?)
     }
 
     pub fn outputs(&self) -> usize {
@@ -76,6 +101,7 @@ impl Linear {
 struct LinearOp<'a> {
     linear: &'a Linear,
     activation: Activation,
+    narrow: RefCell<&'a mut NarrowInputs>,
 }
 
 impl InplaceOp2 for LinearOp<'_> {
@@ -84,10 +110,20 @@ impl InplaceOp2 for LinearOp<'_> {
     }
 
     fn cpu_fwd(&self, out: &mut CpuStorage, out_layout: &Layout, x: &CpuStorage, x_layout: &Layout) -> Op {
-        let Linear { kernels, weight, bias, inputs, outputs } = self.linear;
+        let Linear { weight, bias, inputs, outputs } = self.linear;
         let x = elements(x, x_layout)?;
         let out = elements_mut(out, out_layout)?;
-        kernels.linear(x, *inputs, x.len() / inputs, weight, bias, self.activation, out, *outputs);
+        let rows = x.len() / inputs;
+        match weight {
+            Weight::Full(kernels, weight) => {
+                kernels.linear(x, *inputs, rows, weight, bias, self.activation, out, *outputs);
+            }
+            Weight::Narrow(kernels, weight) => {
+                let mut narrow = self.narrow.borrow_mut();
+                kernels.quantize(x, *inputs, rows, weight, &mut narrow);
+                kernels.linear(&narrow, rows, weight, bias, self.activation, 0..*outputs, out, *outputs);
+            }
+        }
         Ok(())
     }
 }
@@ -103,6 +139,11 @@ pub struct Norm {
 impl Norm {
     pub fn new(kernels: Kernels, gamma: View, beta: View, eps: f32) -> Self {
         Self { kernels, gamma: gamma.to_vec(), beta: beta.to_vec(), eps }
+    }
+
+    /// What int8 may assume of its results: they lie around beta, gamma away.
+    pub fn known(&self) -> Inputs {
+        Inputs { center: self.beta.clone(), spread: self.gamma.clone() }
     }
 
     /// x `[rows, width]` becomes LayerNorm(x + residual).
@@ -176,6 +217,7 @@ pub struct ClsAttention {
 
 impl ClsAttention {
     pub fn new(
+        kernels: Kernels,
         heads: usize,
         head_dim: usize,
         query: Linear,
@@ -184,7 +226,7 @@ impl ClsAttention {
         value_bias: View,
     ) -> Self {
         let this = Self {
-            kernels: query.kernels,
+            kernels,
             heads,
             head_dim,
             query,
@@ -199,6 +241,7 @@ impl ClsAttention {
 
     /// out `[sequences, hidden]` from all rows x `[tokens, hidden]` and the CLS rows `[sequences, hidden]`;
     /// q `[sequences, hidden]` is scratch.
+    #[allow(clippy::too_many_arguments)]
     pub fn forward(
         &self,
         x: &Tensor,
@@ -207,8 +250,9 @@ impl ClsAttention {
         q: &Tensor,
         out: &Tensor,
         scratch: &mut AttentionScratch,
+        narrow: &mut NarrowInputs,
     ) -> Result<()> {
-        self.query.forward(cls, Activation::None, q)?;
+        self.query.forward(cls, Activation::None, q, narrow)?;
         let (storage, layout) = q.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else {
             return Err(crate::Error::Internal("the CLS queries are not on the CPU".into()));

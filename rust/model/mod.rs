@@ -3,6 +3,7 @@
 pub mod config;
 mod encoder;
 mod head;
+mod known;
 mod layers;
 mod scratch;
 
@@ -10,7 +11,7 @@ use std::path::Path;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::kernels::Kernels;
+use crate::kernels::Compute;
 use crate::weights::Weights;
 use config::{Family, ModelConfig};
 use encoder::Encoder;
@@ -26,7 +27,7 @@ pub struct Model {
 
 impl Model {
     /// Loads a checkpoint directory: config.json and its safetensors.
-    pub fn load(directory: &Path, kernels: Kernels) -> Result<Self> {
+    pub fn load(directory: &Path, compute: Compute) -> Result<Self> {
         let config = ModelConfig::load(directory)?;
         let weights = Weights::open(directory)?;
         // Checkpoints saved from a wrapper carry prefixes of their own; the word table's name shows them.
@@ -43,8 +44,8 @@ impl Model {
                 ),
             ));
         }
-        let encoder = Encoder::load(&weights, &config, &encoder_prefix, kernels)?;
-        let head = Head::load(&weights, &config, &encoder_prefix, &outer, kernels)?;
+        let encoder = Encoder::load(&weights, &config, &encoder_prefix, compute)?;
+        let head = Head::load(&weights, &config, &encoder_prefix, &outer, compute)?;
         Ok(Self { config, encoder, head, revision: weights.revision().to_string() })
     }
 

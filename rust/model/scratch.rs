@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::ModelConfig;
 use crate::error::Result;
-use crate::kernels::AttentionScratch;
+use crate::kernels::{AttentionScratch, NarrowInputs};
 
 /// The buffers that one layer's rows go through.
 pub struct Rows {
@@ -22,6 +22,7 @@ pub struct Scratch {
     pub cls: Rows,        // rows: sequences
     pub q: Tensor,        // [sequences, hidden]
     pub attention: AttentionScratch,
+    pub narrow: NarrowInputs, // a linear layer's inputs, for weights in a narrow format
     config: ModelConfig,
     capacity: (usize, usize), // (tokens, sequences)
 }
@@ -65,6 +66,7 @@ impl Scratch {
             cls: Rows::new(sequences, config)?,
             q: buffer(sequences, config.hidden)?,
             attention: AttentionScratch::default(),
+            narrow: NarrowInputs::default(),
             config: config.clone(),
             capacity: (tokens, sequences),
         })

@@ -46,6 +46,8 @@ pub fn options(directory: &Path, threads: usize) -> Options {
         device: "cpu".into(),
         dtype: "f32".into(),
         threads: Some(threads),
+        kernels: "auto".into(),
+        emulate: false,
         max_tokens: None,
         wave_tokens: 256,
         queue_tokens: 1_000_000,

@@ -1,0 +1,150 @@
+//! Narrow formats with AVX2.
+//!
+//! int8: inputs widen to i16 when they are quantized, weights when they are loaded, and `vpmaddwd` multiplies them:
+//! exact, where `vpmaddubsw` saturates, and no slower, since both need as many multiplications (16 products each, and the
+//! latter a second instruction to widen its sums). bf16: widened to f32 when loaded; this saves memory, not time.
+
+use std::arch::x86_64::*;
+
+use super::avx2::Avx2;
+use super::format::{Format, FormatKernel, Precision, bf16_bits, format_methods};
+use super::lanes::proven;
+
+#[derive(Clone, Copy)]
+pub(super) struct Int8(Avx2);
+
+#[derive(Clone, Copy)]
+pub(super) struct Bf16(Avx2);
+
+impl Int8 {
+    pub(super) fn new(lanes: Avx2) -> Self {
+        Self(lanes)
+    }
+}
+
+impl Bf16 {
+    pub(super) fn new(lanes: Avx2) -> Self {
+        Self(lanes)
+    }
+}
+
+impl Format for Int8 {
+    type Lanes = Avx2;
+    type Input = i16;
+    type Weight = i8;
+    type X = __m256i;
+    type W = __m256i;
+    type Sum = __m256i;
+    const GROUP: usize = 2;
+    const PRECISION: Precision = Precision::Int8;
+
+    #[inline(always)]
+    fn lanes(self) -> Avx2 {
+        self.0
+    }
+    format_methods!("avx2,fma", self);
+
+    proven! {
+        fn zero(self) -> __m256i { _mm256_setzero_si256() }
+        fn dot(self, sum: __m256i, x: __m256i, w: __m256i) -> __m256i {
+            _mm256_add_epi32(sum, _mm256_madd_epi16(x, w))
+        }
+        fn value(self, sum: __m256i) -> __m256 { _mm256_cvtepi32_ps(sum) }
+    }
+    #[inline(always)]
+    fn weight(self, x: f32) -> i8 {
+        x.round_ties_even() as i8
+    }
+
+    #[inline(always)]
+    unsafe fn inputs(self, from: *const i16) -> __m256i {
+        // SAFETY: the token's features, the caller's pointer.
+        unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn weights(self, from: *const i8) -> __m256i {
+        // SAFETY: the token's features, the caller's pointer.
+        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, v: __m256, to: *mut i16) {
+        // SAFETY: the token's features, the caller's pointer.
+        unsafe {
+            let whole = _mm256_cvtps_epi32(v);
+            let (low, high) = (_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
+            _mm_storeu_si128(to.cast(), _mm_packs_epi32(low, high));
+        }
+    }
+}
+
+impl Format for Bf16 {
+    type Lanes = Avx2;
+    type Input = u16;
+    type Weight = u16;
+    /// The group's first, and its second.
+    type X = [__m256; 2];
+    type W = [__m256; 2];
+    type Sum = __m256;
+    const GROUP: usize = 2;
+    const PRECISION: Precision = Precision::Bf16;
+
+    #[inline(always)]
+    fn lanes(self) -> Avx2 {
+        self.0
+    }
+    format_methods!("avx2,fma", self);
+
+    proven! {
+        fn zero(self) -> __m256 { _mm256_setzero_ps() }
+        fn dot(self, sum: __m256, x: [__m256; 2], w: [__m256; 2]) -> __m256 {
+            _mm256_fmadd_ps(x[1], w[1], _mm256_fmadd_ps(x[0], w[0], sum))
+        }
+    }
+    #[inline(always)]
+    fn value(self, sum: __m256) -> __m256 {
+        sum
+    }
+    #[inline(always)]
+    fn weight(self, x: f32) -> u16 {
+        bf16_bits(x)
+    }
+
+    #[inline(always)]
+    unsafe fn inputs(self, from: *const u16) -> [__m256; 2] {
+        // SAFETY: the token's features, the caller's pointer.
+        unsafe { widened(_mm256_set1_epi32(from.cast::<i32>().read_unaligned())) }
+    }
+    #[inline(always)]
+    unsafe fn weights(self, from: *const u16) -> [__m256; 2] {
+        // SAFETY: the token's features, the caller's pointer.
+        unsafe { widened(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, v: __m256, to: *mut u16) {
+        // SAFETY: the token's features, the caller's pointer.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            // Half of what is cut off, and one more where the last bit that stays is set: ties to even.
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+            let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+            // A NaN's bits could carry into the sign.
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let whole = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7FC0), nan);
+            let (low, high) = (_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
+            _mm_storeu_si128(to.cast(), _mm_packus_epi32(low, high));
+        }
+    }
+}
+
+/// Pairs of bf16 as f32: the low halves, and the high ones.
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn widened(pairs: __m256i) -> [__m256; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let high = _mm256_and_si256(pairs, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
+        [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(high)]
+    }
+}

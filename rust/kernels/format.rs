@@ -1,0 +1,85 @@
+//! Formats narrower than f32, and how a CPU multiplies them: what the product of `narrow.rs` is written over.
+//!
+//! Inputs are taken in groups along k, as the instructions want them: `vpdpbusd` multiplies four u8 by four i8 and adds
+//! them to an i32, `vdpbf16ps` two bf16 by two and adds them to an f32. Like lanes, a value of a [`Format`] proves that
+//! the CPU has what it needs.
+
+use super::lanes::Lanes;
+use super::matrix::Plain;
+
+/// A precision of weights and of the inputs they meet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Precision {
+    /// Products of bf16, sums in f32.
+    Bf16,
+    /// Products of u8 inputs and i8 weights, sums in i32: exact.
+    Int8,
+}
+
+/// A piece of work that runs on any format.
+pub(super) trait FormatKernel {
+    type Output;
+    fn run<F: Format>(self, format: F) -> Self::Output;
+}
+
+/// Vectors of one narrow format, and their products.
+pub(super) trait Format: Copy {
+    type Lanes: Lanes;
+    /// An input as it is stored.
+    type Input: Plain;
+    /// A weight as it is stored.
+    type Weight: Plain;
+    /// `GROUP` inputs of one row, for every lane.
+    type X: Copy;
+    /// `GROUP` weights of each of `LANES` columns.
+    type W: Copy;
+    /// The sums of `LANES` columns.
+    type Sum: Copy;
+    /// Inputs multiplied at a time.
+    const GROUP: usize;
+    const PRECISION: Precision;
+
+    fn lanes(self) -> Self::Lanes;
+    /// Runs the kernel inside a function compiled for this format.
+    fn run<K: FormatKernel>(self, kernel: K) -> K::Output;
+
+    fn zero(self) -> Self::Sum;
+    /// sum + x . w, lane by lane.
+    fn dot(self, sum: Self::Sum, x: Self::X, w: Self::W) -> Self::Sum;
+    fn value(self, sum: Self::Sum) -> <Self::Lanes as Lanes>::V;
+    /// The weight nearest to `x`, ties to even; for int8, `x` is within -127..=127.
+    fn weight(self, x: f32) -> Self::Weight;
+
+    /// # Safety
+    /// `from` is readable for `GROUP` values.
+    unsafe fn inputs(self, from: *const Self::Input) -> Self::X;
+    /// # Safety
+    /// `from` is readable for `LANES * GROUP` values.
+    unsafe fn weights(self, from: *const Self::Weight) -> Self::W;
+    /// The inputs nearest to `v`, ties to even; for int8, `v` is within 0..=255.
+    /// # Safety
+    /// `to` is writable for `LANES` values.
+    unsafe fn store(self, v: <Self::Lanes as Lanes>::V, to: *mut Self::Input);
+}
+
+/// Methods whose bodies are intrinsics that touch no memory, by the format's own proof.
+macro_rules! format_methods {
+    ($features:literal, $this:ident) => {
+        #[inline(always)]
+        fn run<K: FormatKernel>($this, kernel: K) -> K::Output {
+            #[target_feature(enable = $features)]
+            fn compiled<F: Format, K: FormatKernel>(format: F, kernel: K) -> K::Output {
+                kernel.run(format)
+            }
+            // SAFETY: the token proves the features.
+            unsafe { compiled($this, kernel) }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use format_methods;
+
+/// bf16's 16 bits of `x`, rounded to even; NaN stays one.
+pub(super) fn bf16_bits(x: f32) -> u16 {
+    half::bf16::from_f32(x).to_bits()
+}

@@ -1,0 +1,149 @@
+//! Weights in a narrow format, packed for its product; and how int8 chooses its steps without seeing data.
+//!
+//! int8: x W^T = ((x - center) / s) (W s)^T + W center, whatever center and s [k] are. The inputs' center goes, so that
+//! a row's 255 steps cover only what varies in it, and s moves range from inputs that are large to weights that are
+//! small (SmoothQuant, Xiao et al. 2023, with a half to each). Both come from the weights before, not from data: see
+//! [`Inputs`]. Then a row of inputs is low + step * q, q in 0..=255, and an output's weights are scale * w, w in
+//! -127..=127: their product is scale * (step * (q . w) + low * sum(w)), and q . w is exact.
+
+use super::format::{Format, FormatKernel, Precision};
+use super::lanes::Lanes;
+use super::matrix::Buffer;
+
+/// What is known of a layer's inputs before any is seen: both [k], or empty where nothing is.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Each input's middle: LayerNorm's beta, the value's bias.
+    pub center: Vec<f32>,
+    /// Each input's typical distance from it: LayerNorm's gamma.
+    pub spread: Vec<f32>,
+}
+
+/// A linear layer's weights in a narrow format, packed once for one instruction set.
+pub struct NarrowMatrix {
+    /// [n / panel, k / group, panel, group]; zeros after output n and input k.
+    pub(super) data: Buffer,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) panel: usize,
+    pub(super) group: usize,
+    pub(super) precision: Precision,
+    /// [n]: what a weight of 1 stands for. Empty but for int8, as all that follows.
+    pub(super) scales: Vec<f32>,
+    /// [n]: scale * sum over k of the weights.
+    pub(super) sums: Vec<f32>,
+    /// [k]: what is taken from the inputs.
+    pub(super) center: Vec<f32>,
+    /// [k]: what they are then multiplied by, 1 / s.
+    pub(super) factor: Vec<f32>,
+    /// [n]: W center, which the caller adds to the bias.
+    correction: Vec<f32>,
+}
+
+impl NarrowMatrix {
+    /// Outputs.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Inputs.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Outputs in a panel: what column ranges begin at multiples of.
+    pub fn panel(&self) -> usize {
+        self.panel
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What the packed weights take.
+    pub fn bytes(&self) -> usize {
+        self.data.bytes()
+    }
+
+    /// [n] (or empty: zeros), to be added to the bias: what the inputs' centers contribute.
+    pub fn correction(&self) -> &[f32] {
+        &self.correction
+    }
+}
+
+/// Builds a matrix. `fill(row, out)` writes the k weights of output `row`; int8 reads every row twice.
+pub(super) struct Pack<'a, R: FnMut(usize, &mut [f32])> {
+    pub n: usize,
+    pub k: usize,
+    pub inputs: &'a Inputs,
+    pub fill: R,
+}
+
+impl<R: FnMut(usize, &mut [f32])> FormatKernel for Pack<'_, R> {
+    type Output = NarrowMatrix;
+
+    #[inline(always)]
+    fn run<F: Format>(mut self, format: F) -> NarrowMatrix {
+        let (n, k, panel, group) = (self.n, self.k, F::Lanes::PANEL, F::GROUP);
+        let groups = k.div_ceil(group);
+        let mut data = Buffer::zeros::<F::Weight>(n.div_ceil(panel) * panel * groups * group);
+        let int8 = F::PRECISION == Precision::Int8;
+        let smooth = if int8 { self.smooth() } else { Vec::new() };
+        let mut scales = Vec::new();
+        let mut sums = Vec::new();
+        let mut correction = Vec::new();
+        let mut row = vec![0.0; k];
+        let packed = data.as_mut_slice::<F::Weight>();
+        for output in 0..n {
+            (self.fill)(output, &mut row);
+            if int8 {
+                if !self.inputs.center.is_empty() {
+                    let dot = |sum, (w, c): (&f32, &f32)| sum + f64::from(*w) * f64::from(*c);
+                    correction.push(row.iter().zip(&self.inputs.center).fold(0.0, dot) as f32);
+                }
+                row.iter_mut().zip(&smooth).for_each(|(w, s)| *w *= s);
+                let most = row.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+                // A row of zeros: any scale will do.
+                let scale = if most > 0.0 { most / 127.0 } else { 1.0 };
+                let whole = |w: &mut f32| *w = (*w / scale).round_ties_even();
+                row.iter_mut().for_each(whole);
+                scales.push(scale);
+                sums.push(scale * row.iter().sum::<f32>());
+            }
+            let start = output / panel * panel * groups * group + output % panel * group;
+            for (p, weights) in row.chunks(group).enumerate() {
+                let to = &mut packed[start + p * panel * group..][..weights.len()];
+                for (to, &weight) in to.iter_mut().zip(weights) {
+                    *to = format.weight(weight);
+                }
+            }
+        }
+        let factor = smooth.iter().map(|s| 1.0 / s).collect();
+        let center = if int8 { self.inputs.center.clone() } else { Vec::new() };
+        let precision = F::PRECISION;
+        NarrowMatrix { data, n, k, panel, group, precision, scales, sums, center, factor, correction }
+    }
+}
+
+impl<R: FnMut(usize, &mut [f32])> Pack<'_, R> {
+    /// s [k]: sqrt(spread of the input / greatest weight on it), weights as shares of their own output's greatest, since
+    /// every output has a scale of its own. Inputs and weights that are next to nothing don't stretch it without bound.
+    fn smooth(&mut self) -> Vec<f32> {
+        if self.inputs.spread.is_empty() {
+            return vec![1.0; self.k];
+        }
+        let mut most = vec![0.0f32; self.k];
+        let mut row = vec![0.0; self.k];
+        for output in 0..self.n {
+            (self.fill)(output, &mut row);
+            let greatest = row.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+            if greatest > 0.0 {
+                most.iter_mut().zip(&row).for_each(|(most, w)| *most = most.max(w.abs() / greatest));
+            }
+        }
+        let floor = |values: &[f32]| 1e-3 * values.iter().fold(f32::MIN_POSITIVE, |a, &b| a.max(b.abs()));
+        let (least, least_most) = (floor(&self.inputs.spread), floor(&most));
+        let ratio = |(spread, most): (&f32, &f32)| (spread.abs().max(least) / most.max(least_most)).sqrt();
+        self.inputs.spread.iter().zip(&most).map(ratio).collect()
+    }
+}

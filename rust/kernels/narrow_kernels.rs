@@ -1,0 +1,138 @@
+//! The kernels of one narrow format, as layers call them.
+
+use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+use super::format::{Format, FormatKernel, Precision};
+use super::math::Activation;
+use super::narrow::{Inputs, NarrowMatrix, Pack};
+use super::narrow_product::NarrowProduct;
+use super::peak::FormatPeak;
+use super::quantize::{NarrowInputs, Quantize};
+use super::{Isa, portable_formats};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2_formats, avx512_formats};
+
+/// The kernels of one narrow format. Holding one proves that the CPU has the instructions it uses.
+#[derive(Clone, Copy, Debug)]
+pub struct NarrowKernels {
+    precision: Precision,
+    isa: Isa,
+}
+
+impl NarrowKernels {
+    /// The best that this machine has; [`NarrowKernels::native`] tells whether it is of any use.
+    pub fn detect(precision: Precision) -> Self {
+        Self::new(Isa::Avx512, precision)
+            .or_else(|| Self::new(Isa::Avx2, precision))
+            .unwrap_or(Self { precision, isa: Isa::Scalar })
+    }
+
+    /// None where the machine lacks it.
+    pub fn new(isa: Isa, precision: Precision) -> Option<Self> {
+        let has = match (isa, precision) {
+            (Isa::Scalar, _) => true,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, _) => Avx2::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Precision::Int8) => avx512_formats::Int8::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Precision::Bf16) => avx512_formats::Bf16::new().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        };
+        has.then_some(Self { precision, isa })
+    }
+
+    /// All that this machine has, the best last.
+    pub fn available(precision: Precision) -> Vec<Self> {
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512]
+            .into_iter()
+            .filter_map(|isa| Self::new(isa, precision))
+            .collect()
+    }
+
+    /// Whether the CPU multiplies in this format, or a wider one of integers, rather than in f32 after all.
+    pub fn native(&self) -> bool {
+        matches!((self.isa, self.precision), (Isa::Avx512, _) | (Isa::Avx2, Precision::Int8))
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The instructions in use, or what stands in for them.
+    pub fn name(&self) -> &'static str {
+        match (self.isa, self.precision) {
+            (Isa::Scalar, _) => "scalar",
+            (Isa::Avx2, Precision::Int8) => "avx2",
+            (Isa::Avx2, Precision::Bf16) => "avx2, widened",
+            (Isa::Avx512, Precision::Int8) => "avx512-vnni",
+            (Isa::Avx512, Precision::Bf16) => "avx512-bf16",
+        }
+    }
+
+    fn run<K: FormatKernel>(&self, kernel: K) -> K::Output {
+        match (self.isa, self.precision) {
+            // SAFETY (all): a NarrowKernels of these is made by `new` alone, where the CPU has them.
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Precision::Int8) => unsafe { avx512_formats::Int8::assume() }.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Precision::Bf16) => unsafe { avx512_formats::Bf16::assume() }.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Precision::Int8) => avx2_formats::Int8::new(unsafe { Avx2::assume() }).run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Precision::Bf16) => avx2_formats::Bf16::new(unsafe { Avx2::assume() }).run(kernel),
+            (_, Precision::Int8) => portable_formats::Int8.run(kernel),
+            (_, Precision::Bf16) => portable_formats::Bf16.run(kernel),
+        }
+    }
+
+    /// Packs weights that `fill(row, out)` writes, k values for each output row of n; it may be asked for every row twice,
+    /// in order. `inputs` is what is known of the inputs that they will meet; bf16 has no use for it.
+    pub fn pack(
+        &self,
+        n: usize,
+        k: usize,
+        inputs: &Inputs,
+        fill: impl FnMut(usize, &mut [f32]),
+    ) -> NarrowMatrix {
+        for known in [&inputs.center, &inputs.spread] {
+            assert!(known.is_empty() || known.len() == k, "what is known of the inputs is not [{k}]");
+        }
+        self.run(Pack { n, k, inputs, fill })
+    }
+
+    /// The rows of x, [rows, w.k()] with row stride `ldx`, as `w` takes them.
+    pub fn quantize(&self, x: &[f32], ldx: usize, rows: usize, w: &NarrowMatrix, inputs: &mut NarrowInputs) {
+        assert_eq!(w.precision(), self.precision, "the weights were packed for another format");
+        self.run(Quantize { x, ldx, rows, w, inputs });
+    }
+
+    /// out[r] = activation(inputs[r] . W^T + bias) for the outputs `columns`, which begin at a multiple of
+    /// [`NarrowMatrix::panel`]: [rows, columns.len()] with row stride `ldo`. bias is [n], or empty: none.
+    #[allow(clippy::too_many_arguments)] // a product's operands, as BLAS has them
+    pub fn linear(
+        &self,
+        inputs: &NarrowInputs,
+        rows: usize,
+        w: &NarrowMatrix,
+        bias: &[f32],
+        activation: Activation,
+        columns: Range<usize>,
+        out: &mut [f32],
+        ldo: usize,
+    ) {
+        self.run(NarrowProduct { inputs, rows, w, bias, activation, columns, out, ldo });
+    }
+
+    /// As [`super::Kernels::peak`], of this format's products.
+    pub fn peak(&self, rounds: usize) -> (u64, f32) {
+        self.run(FormatPeak { rounds })
+    }
+}

@@ -1,0 +1,162 @@
+//! Narrow products, on every instruction set that the machine has: int8 to the bit against whole numbers, both against the
+//! oracle within what their steps allow, and each row alone against the same row in a batch.
+
+use proptest::prelude::*;
+
+use super::tests::{assert_same, random};
+use super::{Activation, Inputs, NarrowInputs, NarrowKernels, NarrowMatrix, Precision, scalar};
+
+const PRECISIONS: [Precision; 2] = [Precision::Bf16, Precision::Int8];
+
+fn all() -> impl Iterator<Item = NarrowKernels> {
+    PRECISIONS.into_iter().flat_map(NarrowKernels::available)
+}
+
+fn pack(kernels: NarrowKernels, weight: &[f32], n: usize, k: usize, inputs: &Inputs) -> NarrowMatrix {
+    kernels.pack(n, k, inputs, |row, out| out.copy_from_slice(&weight[row * k..(row + 1) * k]))
+}
+
+/// [rows, n], through a scratch that an earlier, larger batch has used.
+fn linear(
+    kernels: NarrowKernels,
+    x: &[f32],
+    rows: usize,
+    w: &NarrowMatrix,
+    bias: &[f32],
+    act: Activation,
+) -> Vec<f32> {
+    let mut inputs = NarrowInputs::default();
+    kernels.quantize(&vec![3.0; (rows + 3) * w.k()], w.k(), rows + 3, w, &mut inputs);
+    kernels.quantize(x, w.k(), rows, w, &mut inputs);
+    let mut out = vec![f32::NAN; rows * w.n()];
+    kernels.linear(&inputs, rows, w, bias, act, 0..w.n(), &mut out, w.n());
+    out
+}
+
+/// Inputs that are whole and span 0..=255, weights that are whole and reach 127: every step is 1, and the product is the
+/// integers' own. All at their greatest is what saturates where sums are kept in 16 bits.
+fn check_exact(kernels: NarrowKernels, rows: usize, n: usize, k: usize, greatest: bool, seed: u64) {
+    let what = format!("{} int8 {rows} x {n} x {k}", kernels.name());
+    let mut x: Vec<f32> = random(seed, rows * k, 1.0).iter().map(|x| ((x + 1.0) * 127.4).round()).collect();
+    let mut weight: Vec<f32> = random(seed + 1, n * k, 127.4).iter().map(|w| w.round()).collect();
+    if greatest {
+        x.fill(255.0);
+        weight.iter_mut().for_each(|w| *w = 127.0f32.copysign(*w));
+    }
+    x.chunks_mut(k).for_each(|row| (row[0], row[k - 1]) = (0.0, 255.0));
+    weight.chunks_mut(k).enumerate().for_each(|(i, row)| row[0] = if i % 2 == 0 { 127.0 } else { -127.0 });
+    let packed = pack(kernels, &weight, n, k, &Inputs::default());
+    let got = linear(kernels, &x, rows, &packed, &[], Activation::None);
+    let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(&x, &w)| x as i64 * w as i64).sum::<i64>() as f32;
+    let want: Vec<f32> = x.chunks(k).flat_map(|x| weight.chunks(k).map(move |w| dot(x, w))).collect();
+    assert_same(&got, &want, &what);
+}
+
+/// Against f64, within the steps: the worst that roundings of inputs and weights can add up to in a row is never met.
+fn check_close(kernels: NarrowKernels, rows: usize, n: usize, k: usize, act: Activation, seed: u64) {
+    let what = format!("{} {:?} {rows} x {n} x {k} {act:?}", kernels.name(), kernels.precision());
+    let weight = random(seed, n * k, 1.0 / (k as f32).sqrt());
+    let bias = random(seed + 1, n, 1.0);
+    let inputs = Inputs { center: random(seed + 2, k, 2.0), spread: random(seed + 3, k, 3.0) };
+    let noise = random(seed + 4, rows * k, 1.0);
+    let known = inputs.center.iter().zip(&inputs.spread).cycle();
+    let x: Vec<f32> = noise.iter().zip(known).map(|(x, (c, s))| x * s + c).collect();
+    let packed = pack(kernels, &weight, n, k, &inputs);
+    let corrected: Vec<f32> = match packed.correction() {
+        [] => bias.clone(),
+        correction => bias.iter().zip(correction).map(|(b, c)| b + c).collect(),
+    };
+    let got = linear(kernels, &x, rows, &packed, &corrected, act);
+    let want = scalar::linear(&x, &weight, &bias, k, act);
+    // Outputs are of size 1 or so. Steps of 1/255 of about 4 sigma, of weights 1/127 of 2: averaged over k.
+    let tolerance = if kernels.precision() == Precision::Int8 { 0.12 } else { 0.04 };
+    let worst = got.iter().zip(&want).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
+    assert!(worst < tolerance, "{what}: off by {worst}");
+
+    for (x, want) in x.chunks(k).zip(got.chunks(n)) {
+        assert_same(&linear(kernels, x, 1, &packed, &corrected, act), want, &what);
+    }
+    let cut = (n / 2).next_multiple_of(packed.panel()).min(n);
+    let mut quantized = NarrowInputs::default();
+    kernels.quantize(&x, k, rows, &packed, &mut quantized);
+    for columns in [0..cut, cut..n] {
+        let ldo = columns.len() + 3;
+        let mut part = vec![7.0; rows * ldo];
+        kernels.linear(&quantized, rows, &packed, &corrected, act, columns.clone(), &mut part, ldo);
+        assert!(
+            part.chunks(ldo).all(|row| row[columns.len()..] == [7.0; 3]),
+            "{what} wrote past its columns"
+        );
+        for (part, whole) in part.chunks(ldo).zip(got.chunks(n)) {
+            assert_same(&part[..columns.len()], &whole[columns.clone()], &what);
+        }
+    }
+}
+
+#[test]
+fn int8_is_exact_on_every_tail() {
+    for kernels in NarrowKernels::available(Precision::Int8) {
+        for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13] {
+            for (n, k) in [(1, 2), (16, 32), (47, 33), (48, 64), (49, 3), (96, 100), (17, 7)] {
+                check_exact(kernels, rows, n, k, false, (rows * n * k) as u64);
+                check_exact(kernels, rows, n, k, true, (rows * n * k) as u64);
+            }
+        }
+        check_exact(kernels, 7, 50, 3072, true, 1);
+        check_exact(kernels, 200, 50, 768, false, 2);
+    }
+}
+
+#[test]
+fn narrow_products_are_close() {
+    for kernels in all() {
+        for activation in [Activation::None, Activation::Gelu] {
+            check_close(kernels, 7, 40, 768, activation, 3);
+            check_close(kernels, 97, 33, 200, activation, 4);
+        }
+    }
+}
+
+#[test]
+fn nothing_known_and_nothing_there() {
+    for kernels in all() {
+        // A row of one value, and an output of no weights.
+        let packed = pack(kernels, &[0.0; 32], 2, 16, &Inputs::default());
+        assert_eq!(linear(kernels, &[0.0; 16], 1, &packed, &[1.0, 2.0], Activation::None), [1.0, 2.0]);
+        assert!(linear(kernels, &[], 0, &packed, &[1.0, 2.0], Activation::None).is_empty());
+        let ones = pack(kernels, &[1.0; 32], 2, 16, &Inputs::default());
+        assert_eq!(linear(kernels, &[2.0; 16], 1, &ones, &[], Activation::None), [32.0, 32.0]);
+    }
+}
+
+#[test]
+fn inputs_that_are_not_finite_are_not_hidden() {
+    for kernels in all() {
+        let packed = pack(kernels, &random(1, 16 * 20, 1.0), 16, 20, &Inputs::default());
+        for x in [f32::INFINITY, f32::NEG_INFINITY] {
+            let mut row = random(2, 20, 1.0);
+            row[19] = x;
+            let out = linear(kernels, &row, 1, &packed, &[], Activation::None);
+            assert!(out.iter().all(|y| !y.is_finite()), "{}: {x} gave {out:?}", kernels.name());
+        }
+        let out = linear(kernels, &[f32::NAN; 20], 1, &packed, &[], Activation::None);
+        assert!(out.iter().all(|y| !y.is_finite()), "{}: NaN gave {out:?}", kernels.name());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn narrow_products(rows in 1..40usize, n in 1..120usize, k in 2..200usize, act in 0..2usize, seed: u64) {
+        let act = [Activation::None, Activation::Gelu][act];
+        for kernels in NarrowKernels::available(Precision::Int8) {
+            check_exact(kernels, rows, n, k, seed % 2 == 0, seed >> 1);
+        }
+        if k >= 64 {
+            for kernels in all() {
+                check_close(kernels, rows, n, k, act, seed >> 1);
+            }
+        }
+    }
+}
