@@ -37,9 +37,13 @@ PYTHON_ROOMS = rooms("""
     settings:     knobs errors
     models:       errors
     ranking:      errors
+    agreement:
+    samples:      errors
     table:        ranking errors
     completions:  _core ranking errors
     reranker:     _core completions models ranking errors
+    compare:      reranker samples agreement ranking errors
+    compare_command: compare reranker samples table models settings knobs errors
     status:       errors v1
     wire:         ranking errors v1
     outgoing:     wire ranking errors v1
@@ -52,7 +56,7 @@ PYTHON_ROOMS = rooms("""
     http:         reranker completions ranking http_shapes metrics auth models errors
     server:       service http metrics auth reranker models settings status errors v1
     bench:        client ranking errors
-    cli:          server client bench reranker ranking table models settings errors _core
+    cli:          server client bench compare_command reranker ranking table models settings errors _core
     __main__:     cli
     __init__:     client reranker ranking errors _core
 """)
@@ -68,10 +72,11 @@ RUST_ROOMS = rooms("""
     tokenize:       error
     device:         kernels error
     model/config:   kernels error
+    model/known:    kernels weights
     model/layers:   kernels weights error
     model/scratch:  model/config model/layers kernels error
     model/head:     model/config model/layers model/scratch kernels weights batch error
-    model/encoder:  model/config model/layers model/scratch kernels weights batch error
+    model/encoder:  model/config model/known model/layers model/scratch kernels weights batch error
     model:          model/config model/layers model/scratch model/head model/encoder
     model:          kernels weights batch error
     request:        completions scheduler tokenize error

@@ -1,4 +1,4 @@
-"""The `rerankd` command: serve, rank, models.
+"""The `rerankd` command: serve, rank, compare, models.
 
 Exit codes: 0; 2 for a mistake of usage or input; 1 for all else that failed; 130 for Ctrl-C.
 """
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from rerankd import models, settings, table
+from rerankd import compare_command, models, settings, table
 from rerankd.errors import InputError, RerankdError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rerankd.ranking import Ranking
 
 # The settings that say what computes, for `rank` in this process.
-_LOCAL: Final = ("model", "device", "dtype", "threads", "max_tokens")
-_HERE_ONLY: Final = ("device", "dtype", "threads")
+_LOCAL: Final = ("model", "device", "dtype", "threads", "kernels", "emulate", "max_tokens")
+_HERE_ONLY: Final = ("device", "dtype", "threads", "kernels", "emulate")
 
 _RANK_ABOUT: Final = """\
 Ranks the lines of FILE, or of the standard input, by relevance to QUERY, best first. Blank lines are left
@@ -121,6 +121,16 @@ def _parser() -> _Parser:
     settings.add_arguments(rank, only=_LOCAL)
     rank.set_defaults(run=_rank, parser=rank)
 
+    compare = commands.add_parser(
+        "compare",
+        help="measure a precision on your own queries",
+        description=compare_command.ABOUT,
+        epilog=compare_command.OUTPUT,
+    )
+    compare_command.add_arguments(compare)
+    settings.add_arguments(compare, only=_LOCAL)
+    compare.set_defaults(run=_compare)
+
     listing = commands.add_parser(
         "models", help="list the models that are embedded, cached, served", description=_MODELS_ABOUT
     )
@@ -167,7 +177,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _rank(arguments: argparse.Namespace) -> int:
-    numbers, texts = _read_lines(arguments.file)
+    numbers, texts = _read_lines(arguments.file, "the candidates, one per line")
     try:
         ranking = _ranked_there(arguments, texts) if arguments.target else _ranked_here(arguments, texts)
     except InputError as error:
@@ -190,7 +200,15 @@ def _ranked_here(arguments: argparse.Namespace, texts: list[str]) -> Ranking:
     from rerankd.reranker import Reranker  # noqa: PLC0415 - the engine is for those who need it
 
     name = resolved.model[0] if resolved.model else models.DEFAULT
-    with Reranker(name, resolved.device, resolved.dtype, resolved.threads, resolved.max_tokens) as reranker:
+    with Reranker(
+        name,
+        resolved.device,
+        resolved.dtype,
+        resolved.threads,
+        resolved.max_tokens,
+        kernels=resolved.kernels,
+        emulate=resolved.emulate,
+    ) as reranker:
         return reranker.rank(arguments.query, texts, **_options(arguments))
 
 
@@ -216,14 +234,28 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in ("top_k", "min_score", "score", "overflow")}
 
 
-def _read_lines(file: str) -> tuple[list[int], list[str]]:
-    """The lines that are not blank, and their numbers from 1."""
+def _compare(arguments: argparse.Namespace) -> int:
+    numbers, lines = _read_lines(arguments.file, "the queries, a JSON object per line")
+    comparison = compare_command.run(arguments, numbers, lines)
+    if arguments.json:
+        _print_json(dataclasses.asdict(comparison))
+        return 0
+    screen = _screen()
+    if not sys.stdout.isatty():
+        screen = dataclasses.replace(screen, columns=1000, colour=False)
+    for line in compare_command.lines(comparison, screen):
+        print(line)
+    return 0
+
+
+def _read_lines(file: str, what: str) -> tuple[list[int], list[str]]:
+    """The lines that are not blank, and their numbers from 1. what: a person at a terminal is asked for."""
     try:
         if file != "-":
             data = Path(file).read_bytes()
         else:
             if sys.stdin.isatty():
-                print("Type the candidates, one per line; Ctrl-D ends them.", file=sys.stderr)
+                print(f"Type {what}; Ctrl-D ends them.", file=sys.stderr)
             data = sys.stdin.buffer.read()
     except OSError as error:
         raise InputError("FILE", f"can't read {file!r}: {error.strerror}") from None

@@ -62,8 +62,8 @@ class Settings:
         "auto",
         knobs.choice("auto", "f32", "bf16", "f16", "int8"),
         "Model",
-        "the precision to compute in; auto: bf16 where this machine is faster in it, else f32; what int8 costs, "
-        "`rerankd compare` tells",
+        "the precision to compute in; auto: bf16 where this machine is faster in it, else f32; what int8 "
+        "costs, `rerankd compare` tells",
     )
     threads: int | None = knobs.knob(
         None,

@@ -38,6 +38,16 @@ pub(super) trait Format: Copy {
     /// Inputs multiplied at a time.
     const GROUP: usize;
     const PRECISION: Precision;
+    /// Rows of the product's tile.
+    const TILE_ROWS: usize = <Self::Lanes as Lanes>::TILE_ROWS;
+    /// int8: the greatest input and the greatest weight, for which no sum on the way saturates.
+    const GREATEST: (f32, f32) = (255.0, 127.0);
+
+    /// Where, within a group of a panel, the weight of column `column` on the group's input `j` lies.
+    #[inline(always)]
+    fn place(column: usize, j: usize) -> usize {
+        column * Self::GROUP + j
+    }
 
     fn lanes(self) -> Self::Lanes;
     /// Runs the kernel inside a function compiled for this format.
@@ -47,7 +57,7 @@ pub(super) trait Format: Copy {
     /// sum + x . w, lane by lane.
     fn dot(self, sum: Self::Sum, x: Self::X, w: Self::W) -> Self::Sum;
     fn value(self, sum: Self::Sum) -> <Self::Lanes as Lanes>::V;
-    /// The weight nearest to `x`, ties to even; for int8, `x` is within -127..=127.
+    /// The weight nearest to `x`, ties to even; for int8, `x` is within the greatest.
     fn weight(self, x: f32) -> Self::Weight;
 
     /// # Safety
@@ -56,7 +66,7 @@ pub(super) trait Format: Copy {
     /// # Safety
     /// `from` is readable for `LANES * GROUP` values.
     unsafe fn weights(self, from: *const Self::Weight) -> Self::W;
-    /// The inputs nearest to `v`, ties to even; for int8, `v` is within 0..=255.
+    /// The inputs nearest to `v`, ties to even; for int8, `v` is from 0 to the greatest.
     /// # Safety
     /// `to` is writable for `LANES` values.
     unsafe fn store(self, v: <Self::Lanes as Lanes>::V, to: *mut Self::Input);

@@ -1,10 +1,10 @@
 //! Weights in a narrow format, packed for its product; and how int8 chooses its steps without seeing data.
 //!
 //! int8: x W^T = ((x - center) / s) (W s)^T + W center, whatever center and s [k] are. The inputs' center goes, so that
-//! a row's 255 steps cover only what varies in it, and s moves range from inputs that are large to weights that are
+//! a row's steps cover only what varies in it, and s moves range from inputs that are large to weights that are
 //! small (SmoothQuant, Xiao et al. 2023, with a half to each). Both come from the weights before, not from data: see
 //! [`Inputs`]. Then a row of inputs is low + step * q, q in 0..=255, and an output's weights are scale * w, w in
-//! -127..=127: their product is scale * (step * (q . w) + low * sum(w)), and q . w is exact.
+//! -127..=127 (AVX2: 127 and 63): their product is scale * (step * (q . w) + low * sum(w)), and q . w is exact.
 
 use super::format::{Format, FormatKernel, Precision};
 use super::lanes::Lanes;
@@ -102,19 +102,19 @@ impl<R: FnMut(usize, &mut [f32])> FormatKernel for Pack<'_, R> {
                     correction.push(row.iter().zip(&self.inputs.center).fold(0.0, dot) as f32);
                 }
                 row.iter_mut().zip(&smooth).for_each(|(w, s)| *w *= s);
-                let most = row.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+                let most = greatest(&row);
                 // A row of zeros: any scale will do.
-                let scale = if most > 0.0 { most / 127.0 } else { 1.0 };
+                let scale = if most > 0.0 { most / F::GREATEST.1 } else { 1.0 };
                 let whole = |w: &mut f32| *w = (*w / scale).round_ties_even();
                 row.iter_mut().for_each(whole);
                 scales.push(scale);
                 sums.push(scale * row.iter().sum::<f32>());
             }
-            let start = output / panel * panel * groups * group + output % panel * group;
+            let start = output / panel * panel * groups * group;
             for (p, weights) in row.chunks(group).enumerate() {
-                let to = &mut packed[start + p * panel * group..][..weights.len()];
-                for (to, &weight) in to.iter_mut().zip(weights) {
-                    *to = format.weight(weight);
+                let to = &mut packed[start + p * panel * group..][..panel * group];
+                for (j, &weight) in weights.iter().enumerate() {
+                    to[F::place(output % panel, j)] = format.weight(weight);
                 }
             }
         }
@@ -136,9 +136,13 @@ impl<R: FnMut(usize, &mut [f32])> Pack<'_, R> {
         let mut row = vec![0.0; self.k];
         for output in 0..self.n {
             (self.fill)(output, &mut row);
-            let greatest = row.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+            let greatest = greatest(&row);
             if greatest > 0.0 {
-                most.iter_mut().zip(&row).for_each(|(most, w)| *most = most.max(w.abs() / greatest));
+                let inverse = 1.0 / greatest;
+                for (most, w) in most.iter_mut().zip(&row) {
+                    let share = w.abs() * inverse;
+                    *most = if share > *most { share } else { *most };
+                }
             }
         }
         let floor = |values: &[f32]| 1e-3 * values.iter().fold(f32::MIN_POSITIVE, |a, &b| a.max(b.abs()));
@@ -146,4 +150,17 @@ impl<R: FnMut(usize, &mut [f32])> Pack<'_, R> {
         let ratio = |(spread, most): (&f32, &f32)| (spread.abs().max(least) / most.max(least_most)).sqrt();
         self.inputs.spread.iter().zip(&most).map(ratio).collect()
     }
+}
+
+/// The greatest magnitude, 16 at a time: one chain would wait for itself, and loading takes most of a second of it.
+#[inline(always)]
+fn greatest(row: &[f32]) -> f32 {
+    let mut most = [0.0f32; 16];
+    let (chunks, tail) = row.as_chunks::<16>();
+    for chunk in chunks {
+        for (most, w) in most.iter_mut().zip(chunk) {
+            *most = if w.abs() > *most { w.abs() } else { *most };
+        }
+    }
+    most.iter().chain(tail).fold(0.0, |most, w| most.max(w.abs()))
 }

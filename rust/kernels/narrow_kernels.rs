@@ -66,6 +66,18 @@ impl NarrowKernels {
         self.isa
     }
 
+    /// int8: the greatest input and the greatest weight, in steps.
+    pub fn greatest(&self) -> (f32, f32) {
+        struct Greatest;
+        impl FormatKernel for Greatest {
+            type Output = (f32, f32);
+            fn run<F: Format>(self, _: F) -> (f32, f32) {
+                F::GREATEST
+            }
+        }
+        self.run(Greatest)
+    }
+
     /// The instructions in use, or what stands in for them.
     pub fn name(&self) -> &'static str {
         match (self.isa, self.precision) {

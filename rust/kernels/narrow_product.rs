@@ -33,7 +33,7 @@ impl FormatKernel for NarrowProduct<'_> {
     #[inline(always)]
     fn run<F: Format>(mut self, format: F) {
         self.check::<F>();
-        let tile = <F::Lanes as Lanes>::TILE_ROWS;
+        let tile = F::TILE_ROWS;
         let most = BLOCK_BYTES / (stride(self.w.k) * size_of::<F::Input>()) / tile * tile;
         let blocks = self.rows.div_ceil(most.max(tile)).max(1);
         let block = self.rows.div_ceil(blocks).next_multiple_of(tile).max(1);
@@ -84,7 +84,7 @@ impl NarrowProduct<'_> {
         let width = (self.columns.end - column).min(F::Lanes::PANEL);
         let groups = self.w.k.div_ceil(F::GROUP);
         let left = column - self.columns.start;
-        for row in rows.clone().step_by(<F::Lanes as Lanes>::TILE_ROWS) {
+        for row in rows.clone().step_by(F::TILE_ROWS) {
             let part = Part::<F> {
                 x: self.inputs.data.as_slice::<F::Input>().as_ptr().wrapping_add(row * stride(self.w.k)),
                 ldx: stride(self.w.k),
@@ -99,7 +99,7 @@ impl NarrowProduct<'_> {
                 ldo: self.ldo,
                 width,
             };
-            match (rows.end - row).min(<F::Lanes as Lanes>::TILE_ROWS) {
+            match (rows.end - row).min(F::TILE_ROWS) {
                 1 => format.run(Tile::<F, 1>(part)),
                 2 => format.run(Tile::<F, 2>(part)),
                 3 => format.run(Tile::<F, 3>(part)),

@@ -58,8 +58,9 @@ impl FormatKernel for FormatPeak {
 
     #[inline(always)]
     fn run<F: Format>(self, format: F) -> (u64, f32) {
-        match (<F::Lanes as Lanes>::TILE_ROWS, <F::Lanes as Lanes>::TILE_VECTORS) {
+        match (F::TILE_ROWS, <F::Lanes as Lanes>::TILE_VECTORS) {
             (6, _) => products::<F, 6, 2>(format, self.rounds),
+            (4, 2) => products::<F, 4, 2>(format, self.rounds),
             (4, _) => products::<F, 4, 1>(format, self.rounds),
             (_, 1) => products::<F, 8, 1>(format, self.rounds),
             _ => products::<F, 8, 3>(format, self.rounds),
@@ -69,14 +70,14 @@ impl FormatKernel for FormatPeak {
 
 #[inline(always)]
 fn products<F: Format, const HEIGHT: usize, const VECTORS: usize>(format: F, rounds: usize) -> (u64, f32) {
-    let mut buffer = Buffer::zeros::<u8>(512);
+    let mut buffer = Buffer::zeros::<u8>(1024);
     for (i, byte) in buffer.as_mut_slice::<u8>().iter_mut().enumerate() {
         // Small in any format.
         *byte = black_box((i % 3) as u8);
     }
     let (x, w) = (buffer.as_slice::<F::Input>(), buffer.as_slice::<F::Weight>());
-    let groups = black_box(16);
-    // SAFETY: the buffer holds 512 bytes, three vectors of weights at most 192.
+    let groups = black_box(15);
+    // SAFETY: the buffer holds 1024 bytes, and a tile's weights are at most 256.
     let mut weights = [unsafe { format.weights(w.as_ptr()) }; VECTORS];
     for (v, weights) in weights.iter_mut().enumerate() {
         // SAFETY: as above.
@@ -85,7 +86,7 @@ fn products<F: Format, const HEIGHT: usize, const VECTORS: usize>(format: F, rou
     let mut sums = [[format.zero(); VECTORS]; HEIGHT];
     for round in 0..rounds {
         for (r, row) in sums.iter_mut().enumerate() {
-            // SAFETY: 16 + 8 groups of inputs are at most 96 bytes.
+            // SAFETY: 16 + 8 groups of inputs are at most 192 bytes.
             let inputs = unsafe { format.inputs(x.as_ptr().add(((round & groups) + r) * F::GROUP)) };
             for (sum, &weights) in row.iter_mut().zip(&weights) {
                 *sum = format.dot(*sum, inputs, weights);

@@ -14,9 +14,9 @@ type Pairs<T> = [[T; 2]; 8];
 
 impl Format for Int8 {
     type Lanes = Portable;
-    type Input = i16;
+    type Input = u8;
     type Weight = i8;
-    type X = [i16; 2];
+    type X = [u8; 2];
     type W = Pairs<i8>;
     type Sum = [i32; 8];
     const GROUP: usize = 2;
@@ -35,7 +35,7 @@ impl Format for Int8 {
         [0; 8]
     }
     #[inline(always)]
-    fn dot(self, mut sum: [i32; 8], x: [i16; 2], w: Pairs<i8>) -> [i32; 8] {
+    fn dot(self, mut sum: [i32; 8], x: [u8; 2], w: Pairs<i8>) -> [i32; 8] {
         for (sum, w) in sum.iter_mut().zip(&w) {
             *sum += i32::from(x[0]) * i32::from(w[0]) + i32::from(x[1]) * i32::from(w[1]);
         }
@@ -51,9 +51,9 @@ impl Format for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn inputs(self, from: *const i16) -> [i16; 2] {
+    unsafe fn inputs(self, from: *const u8) -> [u8; 2] {
         // SAFETY: the caller's promise.
-        unsafe { from.cast::<[i16; 2]>().read_unaligned() }
+        unsafe { from.cast::<[u8; 2]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn weights(self, from: *const i8) -> Pairs<i8> {
@@ -61,9 +61,9 @@ impl Format for Int8 {
         unsafe { from.cast::<Pairs<i8>>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn store(self, v: [f32; 8], to: *mut i16) {
+    unsafe fn store(self, v: [f32; 8], to: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { to.cast::<[i16; 8]>().write_unaligned(v.map(|x| x.round_ties_even() as i16)) }
+        unsafe { to.cast::<[u8; 8]>().write_unaligned(v.map(|x| x.round_ties_even() as u8)) }
     }
 }
 

@@ -60,12 +60,12 @@ fn round<F: Format>(format: F, row: &[f32], out: &mut [F::Input]) {
     }
 }
 
-/// The row's 256 steps from its least to its greatest, after its centers and factors: (least, step).
+/// The row in even steps from its least to its greatest, after its centers and factors: (least, step).
 #[inline(always)]
 fn steps<F: Format>(format: F, row: &[f32], w: &NarrowMatrix, out: &mut [F::Input]) -> (f32, f32) {
     let lanes = format.lanes();
     let (low, high) = range(lanes, row, w);
-    let step = (high - low) / 255.0;
+    let step = (high - low) / F::GREATEST.0;
     let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
     let (low_lanes, inverse) = (lanes.splat(low), lanes.splat(inverse));
     for (p, out) in
