@@ -13,6 +13,7 @@ use crate::completions::Completions;
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::packed::Form;
 use crate::request::{Completion, Job, Pair, Query, Request, Text};
 use crate::scheduler::{Limits, Scheduler, Ticket};
 use crate::tokenize::PairTokenizer;
@@ -72,13 +73,7 @@ pub(crate) struct State {
 impl Engine {
     /// Loads a checkpoint and starts the threads.
     pub fn load(options: &Options) -> Result<Self> {
-        let device = Device::resolve(&Choice {
-            device: &options.device,
-            dtype: &options.dtype,
-            threads: options.threads,
-            kernels: &options.kernels,
-            emulate: options.emulate,
-        })?;
+        let device = resolve(options)?;
         for (field, value) in [("wave_tokens", options.wave_tokens), ("queue_tokens", options.queue_tokens)] {
             if value == 0 {
                 return Err(Error::input(field, "must be at least 1"));
@@ -265,16 +260,45 @@ impl State {
     }
 }
 
-fn load(directory: &Path, device: &Device) -> Result<(Model, PairTokenizer)> {
-    if !directory.is_dir() {
-        return Err(Error::model(directory, "there is no such directory"));
+/// The device that the options ask for. A packed checkpoint has chosen its precision and kernels already.
+fn resolve(options: &Options) -> Result<Device> {
+    if !options.directory.is_dir() {
+        return Err(Error::model(&options.directory, "there is no such directory"));
     }
+    let form = Form::of_directory(&options.directory)?;
+    let chosen = |field: &str, asked: &str, packed: Option<&String>| match packed {
+        Some(packed) if asked != "auto" && asked != packed => Err(Error::input(
+            field,
+            format!("{asked} was asked for, but {} is packed for {packed}", options.directory.display()),
+        )),
+        Some(packed) => Ok(packed.clone()),
+        None => Ok(asked.to_string()),
+    };
+    Device::resolve(&Choice {
+        device: &options.device,
+        dtype: &chosen("dtype", &options.dtype, form.as_ref().map(|form| &form.dtype))?,
+        threads: options.threads,
+        kernels: &chosen("kernels", &options.kernels, form.as_ref().map(|form| &form.kernels))?,
+        emulate: options.emulate,
+    })
+}
+
+/// Saves the checkpoint in `directory` packed for this machine, or for the options' kernels: `out/model.safetensors`.
+pub fn pack(directory: &Path, out: &Path, dtype: &str, kernels: &str, emulate: bool) -> Result<Device> {
+    let device = Device::resolve(&Choice { device: "cpu", dtype, threads: Some(1), kernels, emulate })?;
+    let isa = device.compute.narrow.map_or(device.compute.kernels.name(), |narrow| narrow.isa().name());
+    let form = Form { dtype: device.dtype.to_string(), kernels: isa.to_string() };
+    Model::pack(directory, device.compute, &form, out)?;
+    Ok(device)
+}
+
+fn load(directory: &Path, device: &Device) -> Result<(Model, PairTokenizer)> {
     // The tokenizer of a large vocabulary takes as long to read as the weights take to pack: side by side.
     let config = crate::model::config::ModelConfig::load(directory)?;
     std::thread::scope(|scope| {
         let tokenizer = scope
             .spawn(|| PairTokenizer::load(directory, config.position_limit(), config.types, config.vocab));
-        let model = Model::load(directory, device.compute)?;
+        let model = Model::load(directory, device.compute, device.threads)?;
         let tokenizer = tokenizer.join().map_err(|_| {
             Error::model(&directory.join("tokenizer.json"), "the tokenizer library failed on it")
         })??;

@@ -18,7 +18,7 @@ use crate::tokenize::Overflow;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::{Completion, Completions, Engine};
+    use super::{Completion, Completions, Engine, pack};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
@@ -43,6 +43,21 @@ fn raise(py: Python<'_>, error: Error) -> PyErr {
         Ok(value) => PyErr::from_value(value.into_bound(py)),
         Err(error) => error,
     }
+}
+
+#[pyfunction]
+#[pyo3(signature = (directory, out, *, dtype, kernels, emulate))]
+fn pack(
+    py: Python<'_>,
+    directory: PathBuf,
+    out: PathBuf,
+    dtype: String,
+    kernels: String,
+    emulate: bool,
+) -> PyResult<(&'static str, &'static str)> {
+    let packed = || engine::pack(&directory, &out, &dtype, &kernels, emulate);
+    let device = py.detach(packed).map_err(|e| raise(py, e))?;
+    Ok((device.dtype, device.instructions()))
 }
 
 #[pyclass(frozen, module = "rerankd._core")]

@@ -28,12 +28,14 @@ const OLD_NAMES: [(&str, &str); 2] =
 pub struct Weights {
     directory: PathBuf,
     tensors: HashMap<String, View>,
+    metadata: HashMap<String, String>,
     revision: String,
 }
 
 /// One tensor in a mapped file: row-major, f32, f16 or bf16.
 #[derive(Clone)]
 pub struct View {
+    name: Arc<str>,
     map: Arc<Mmap>,
     bytes: Range<usize>,
     dtype: Dtype,
@@ -43,7 +45,7 @@ pub struct View {
 impl Weights {
     /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
     pub fn open(directory: &Path) -> Result<Self> {
-        let mut tensors = HashMap::new();
+        let (mut tensors, mut metadata) = (HashMap::new(), HashMap::new());
         let mut digest = Digest::new();
         for path in files(directory)? {
             let map = Arc::new(map_file(&path)?);
@@ -51,6 +53,8 @@ impl Weights {
                 Error::model(&path, format_args!("not a whole safetensors file ({e}); fetch it again"))
             })?;
             digest.add(&(map.len() as u64).to_le_bytes());
+            let header = SafeTensors::read_metadata(&map).ok();
+            metadata.extend(header.and_then(|(_, header)| header.metadata().clone()).unwrap_or_default());
             let mut named = parsed.tensors();
             named.sort_unstable_by(|a, b| a.0.cmp(&b.0));
             for (name, tensor) in named {
@@ -59,12 +63,12 @@ impl Weights {
                 digest.add(name.as_bytes());
                 // Every tensor's beginning, not the whole: 1 GB would take most of a second and touch every page.
                 digest.add(&tensor.data()[..tensor.data().len().min(64)]);
-                let view =
-                    View { map: map.clone(), bytes, dtype: tensor.dtype(), shape: tensor.shape().to_vec() };
+                let (map, dtype, shape) = (map.clone(), tensor.dtype(), tensor.shape().to_vec());
+                let view = View { name: name.as_str().into(), map, bytes, dtype, shape };
                 tensors.insert(name, view);
             }
         }
-        Ok(Self { directory: directory.to_path_buf(), tensors, revision: digest.hex() })
+        Ok(Self { directory: directory.to_path_buf(), tensors, metadata, revision: digest.hex() })
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -105,6 +109,29 @@ impl Weights {
         Ok(view.clone())
     }
 
+    /// Bytes that are no tensor to anybody else: `name`, of one dimension.
+    pub fn raw(&self, name: &str) -> Result<(Arc<Mmap>, Range<usize>)> {
+        match self.tensors.get(name) {
+            Some(view) => Ok((view.map.clone(), view.bytes.clone())),
+            None => Err(self.refusal(format_args!("tensor {name} is missing; pack the checkpoint again"))),
+        }
+    }
+
+    /// A vector of whatever length; empty where there is none of the name.
+    pub fn vector(&self, name: &str) -> Vec<f32> {
+        self.tensors.get(name).map(View::to_vec).unwrap_or_default()
+    }
+
+    /// The file's own words about itself (`__metadata__`).
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
+    /// All tensors, in no order.
+    pub fn views(&self) -> impl Iterator<Item = &View> {
+        self.tensors.values()
+    }
+
     /// Tells this checkpoint's weights from others of the same shape: 16 hex digits over names, sizes and samples.
     pub fn revision(&self) -> &str {
         &self.revision
@@ -117,12 +144,29 @@ impl Weights {
         })
     }
 
-    fn refusal(&self, what: std::fmt::Arguments) -> Error {
+    pub fn refusal(&self, what: std::fmt::Arguments) -> Error {
         Error::model(&self.directory.join(SINGLE), what)
     }
 }
 
 impl View {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Its bytes in the file.
+    pub fn data(&self) -> &[u8] {
+        &self.map[self.bytes.clone()]
+    }
+
     /// Elements in one row: the product of all dimensions but the first.
     pub fn row_len(&self) -> usize {
         self.shape[1..].iter().product()

@@ -56,7 +56,8 @@ PYTHON_ROOMS = rooms("""
     http:         reranker completions ranking http_shapes metrics auth models errors
     server:       service http metrics auth reranker models settings status errors v1
     bench:        client ranking errors
-    cli:          server client bench compare_command reranker ranking table models settings errors _core
+    pack:         models settings errors _core
+    cli:          server client bench compare_command pack reranker ranking table models settings errors _core
     __main__:     cli
     __init__:     client reranker ranking errors _core
 """)
@@ -73,16 +74,22 @@ RUST_ROOMS = rooms("""
     device:         kernels error
     model/config:   kernels error
     model/known:    kernels weights
-    model/layers:   kernels weights error
+    model/layers:   model/linear kernels weights error
+    model/linear:   model/layers model/packed kernels weights error
+    model/packed:   model weights error
+    model/loader:   model/config model/layers model/linear model/packed kernels weights error
+    model/embeddings: model/layers model/linear model/loader model/scratch kernels weights batch error
     model/scratch:  model/config model/layers kernels error
-    model/head:     model/config model/layers model/scratch kernels weights batch error
-    model/encoder:  model/config model/known model/layers model/scratch kernels weights batch error
+    model/head:     model/config model/linear model/layers model/scratch kernels weights batch error
+    model/encoder:  model/config model/known model/embeddings model/linear model/loader model/layers
+    model/encoder:  model/scratch kernels weights batch error
     model:          model/config model/layers model/scratch model/head model/encoder
+    model:          model/linear model/packed
     model:          kernels weights batch error
     request:        completions scheduler tokenize error
     workers:        engine request scheduler completions tokenize model batch error
-    engine:         workers request scheduler completions tokenize model model/config batch weights
-    engine:         device kernels error
+    engine:         workers request scheduler completions tokenize model model/config model/packed
+    engine:         batch weights device kernels error
     py:             engine request scheduler completions tokenize device error
     lib:            py error
 """)

@@ -9,6 +9,13 @@ from typing import final
 
 __version__: str
 
+def pack(directory: str, out: str, *, dtype: str, kernels: str, emulate: bool) -> tuple[str, str]:
+    """Writes the checkpoint in `directory`, packed, as `out`/model.safetensors; `out` is there already.
+
+    Returns the precision and the instruction set that it is packed for. Raises ModelError where the
+    checkpoint can't be served or the file not written, DeviceError where this machine lacks what is asked.
+    """
+
 @final
 class Engine:
     """A loaded checkpoint and the threads that run it.

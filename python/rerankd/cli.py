@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from rerankd import compare_command, models, settings, table
+from rerankd import compare_command, models, pack, settings, table
 from rerankd.errors import InputError, RerankdError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # The settings that say what computes, for `rank` in this process.
 _LOCAL: Final = ("model", "device", "dtype", "threads", "kernels", "emulate", "max_tokens")
+_PACKED: Final = ("dtype", "kernels", "emulate")
 _HERE_ONLY: Final = ("device", "dtype", "threads", "kernels", "emulate")
 
 _RANK_ABOUT: Final = """\
@@ -131,6 +132,13 @@ def _parser() -> _Parser:
     settings.add_arguments(compare, only=_LOCAL)
     compare.set_defaults(run=_compare)
 
+    packing = commands.add_parser(
+        "pack", help="save a checkpoint as the kernels take it", description=pack.ABOUT
+    )
+    pack.add_arguments(packing)
+    settings.add_arguments(packing, only=_PACKED)
+    packing.set_defaults(run=_pack)
+
     listing = commands.add_parser(
         "models", help="list the models that are embedded, cached, served", description=_MODELS_ABOUT
     )
@@ -190,6 +198,13 @@ def _rank(arguments: argparse.Namespace) -> int:
     else:
         for result in ranking:
             _print(f"{result.score:.6f}\t{texts[result.id]}")
+    return 0
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    done = pack.run(arguments)
+    what = f"{done.bytes / 1e6:.0f} MB, {done.dtype}, for {done.kernels}"
+    _print(f"{done.directory}: {what}; rerankd serve --model {done.directory}")
     return 0
 
 

@@ -1,6 +1,9 @@
 //! Memory that the kernels own: aligned buffers, and weights packed for the product's tile.
 
-use memmap2::MmapMut;
+use std::ops::Range;
+use std::sync::Arc;
+
+use memmap2::{Mmap, MmapMut};
 
 /// A cache line, and a vector of the widest lanes.
 #[repr(C, align(64))]
@@ -30,6 +33,8 @@ pub(super) struct Buffer {
 enum Memory {
     Heap(Vec<Line>),
     Map(MmapMut),
+    /// Part of a file.
+    File(Arc<Mmap>, Range<usize>),
 }
 
 impl Default for Buffer {
@@ -53,6 +58,12 @@ impl Buffer {
         Self { memory: Memory::Heap(vec![Line([0; 64]); lines]) }
     }
 
+    /// What lies in a file, read where it lies. None where it doesn't lie on a 4-byte boundary, or past the end.
+    pub(super) fn file(map: Arc<Mmap>, bytes: Range<usize>) -> Option<Self> {
+        let start = map.get(bytes.clone())?.as_ptr();
+        start.cast::<f32>().is_aligned().then_some(Self { memory: Memory::File(map, bytes) })
+    }
+
     /// The first `len` values, whatever they hold.
     pub(super) fn grown<T: Plain>(&mut self, len: usize) -> &mut [T] {
         if self.bytes() < len * size_of::<T>() {
@@ -65,17 +76,25 @@ impl Buffer {
         let start: *const u8 = match &self.memory {
             Memory::Heap(lines) => lines.as_ptr().cast(),
             Memory::Map(map) => map.as_ptr(),
+            Memory::File(map, bytes) => map[bytes.clone()].as_ptr(),
         };
-        // SAFETY: these are the buffer's own bytes, on a line's or a page's boundary, which is any Plain's; their bits may be
+        // SAFETY: these are the buffer's own bytes, on a line's, a page's or (as `file` checks) an f32's boundary, which is any Plain's; their bits may be
         // any; and the slice borrows the buffer.
         unsafe { std::slice::from_raw_parts(start.cast(), self.bytes() / size_of::<T>()) }
     }
 
     pub(super) fn as_mut_slice<T: Plain>(&mut self) -> &mut [T] {
+        if let Memory::File(..) = self.memory {
+            // Files are read only: from here on it is a copy.
+            let mut own = Self::zeros::<u8>(self.bytes());
+            own.as_mut_slice::<u8>()[..self.bytes()].copy_from_slice(self.as_slice());
+            *self = own;
+        }
         let len = self.bytes() / size_of::<T>();
         let start: *mut u8 = match &mut self.memory {
             Memory::Heap(lines) => lines.as_mut_ptr().cast(),
             Memory::Map(map) => map.as_mut_ptr(),
+            Memory::File(..) => unreachable!("just copied"),
         };
         // SAFETY: as above, borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(start.cast(), len) }
@@ -85,6 +104,7 @@ impl Buffer {
         match &self.memory {
             Memory::Heap(lines) => lines.len() * 64,
             Memory::Map(map) => map.len(),
+            Memory::File(_, bytes) => bytes.len(),
         }
     }
 }
@@ -129,9 +149,15 @@ impl PackedMatrix {
         self.panel
     }
 
-    /// What the packed weights take.
-    pub fn bytes(&self) -> usize {
-        self.data.bytes()
+    /// Packed before, by `as_bytes`, for the same panel. None where the size is not that of the shape.
+    pub(super) fn restored(data: Buffer, n: usize, k: usize, panel: usize) -> Option<Self> {
+        let size = n.div_ceil(panel) * panel * k * size_of::<f32>();
+        (data.bytes() >= size && data.bytes() < size + 64).then_some(Self { data, n, k, panel })
+    }
+
+    /// The packed weights, as they lie.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.data.as_slice()
     }
 
     pub(super) fn data(&self) -> &[f32] {

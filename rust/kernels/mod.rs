@@ -38,6 +38,9 @@ mod softmax;
 mod tests;
 
 use std::ops::Range;
+use std::sync::Arc;
+
+use memmap2::Mmap;
 
 pub use attention::AttentionScratch;
 pub use format::Precision;
@@ -48,6 +51,7 @@ pub use narrow_kernels::NarrowKernels;
 pub use quantize::NarrowInputs;
 
 use lanes::{Kernel, Lanes};
+use matrix::Buffer;
 use portable::Portable;
 use product::{Panels, Product, Start};
 
@@ -59,6 +63,16 @@ pub enum Isa {
     /// With FMA.
     Avx2,
     Avx512,
+}
+
+impl Isa {
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
 }
 
 /// The kernels of one instruction set. Holding one proves that the CPU has it.
@@ -116,11 +130,7 @@ impl Kernels {
     }
 
     pub fn name(&self) -> &'static str {
-        match self.isa {
-            Isa::Scalar => "scalar",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
-        }
+        self.isa.name()
     }
 
     fn run<K: Kernel>(&self, kernel: K) -> K::Output {
@@ -155,6 +165,12 @@ impl Kernels {
     /// matrices, scaled, or converted, without a whole copy.
     pub fn pack_with(&self, n: usize, k: usize, fill: impl FnMut(usize, &mut [f32])) -> PackedMatrix {
         PackedMatrix::new(n, k, self.panel(), fill)
+    }
+
+    /// A matrix that was packed before by these kernels and saved: where it lies in a file. None where its size is not the
+    /// shape's.
+    pub fn restore(&self, n: usize, k: usize, map: Arc<Mmap>, bytes: Range<usize>) -> Option<PackedMatrix> {
+        PackedMatrix::restored(Buffer::file(map, bytes)?, n, k, self.panel())
     }
 
     /// out[r] = activation(x[r] . W^T + bias). x is [rows, k] with row stride `ldx`, out [rows, n] with row stride `ldo`,

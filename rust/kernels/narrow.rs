@@ -60,14 +60,49 @@ impl NarrowMatrix {
         self.precision
     }
 
-    /// What the packed weights take.
-    pub fn bytes(&self) -> usize {
-        self.data.bytes()
+    /// The packed weights, as they lie; with [`NarrowMatrix::vectors`], all that a restored one needs.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.data.as_slice()
+    }
+
+    /// What goes with the weights: scales [n], sums [n], center [k], factor [k]; empty ones included.
+    pub fn vectors(&self) -> [&[f32]; 4] {
+        [&self.scales, &self.sums, &self.center, &self.factor]
     }
 
     /// [n] (or empty: zeros), to be added to the bias: what the inputs' centers contribute.
     pub fn correction(&self) -> &[f32] {
         &self.correction
+    }
+}
+
+/// Packed before, by the same format; `vectors` as of [`NarrowMatrix::vectors`]. None where sizes are not the shape's. The
+/// center's contribution is in the bias already.
+pub(super) struct Restore {
+    pub data: Buffer,
+    pub n: usize,
+    pub k: usize,
+    pub vectors: [Vec<f32>; 4],
+}
+
+impl FormatKernel for Restore {
+    type Output = Option<NarrowMatrix>;
+
+    fn run<F: Format>(self, _: F) -> Option<NarrowMatrix> {
+        let Self { data, n, k, vectors: [scales, sums, center, factor] } = self;
+        let (panel, group, precision) = (F::Lanes::PANEL, F::GROUP, F::PRECISION);
+        let size = n.div_ceil(panel) * panel * k.div_ceil(group) * group * size_of::<F::Weight>();
+        let rows = if precision == Precision::Int8 { n } else { 0 };
+        let inputs = if precision == Precision::Int8 { k } else { 0 };
+        let whole = data.bytes() >= size
+            && data.bytes() < size + 64
+            && [scales.len(), sums.len()] == [rows; 2]
+            && factor.len() == inputs
+            && (center.is_empty() || center.len() == inputs);
+        let correction = Vec::new();
+        let matrix =
+            NarrowMatrix { data, n, k, panel, group, precision, scales, sums, center, factor, correction };
+        whole.then_some(matrix)
     }
 }
 

@@ -1,12 +1,16 @@
 //! The kernels of one narrow format, as layers call them.
 
 use std::ops::Range;
+use std::sync::Arc;
+
+use memmap2::Mmap;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
 use super::format::{Format, FormatKernel, Precision};
 use super::math::Activation;
-use super::narrow::{Inputs, NarrowMatrix, Pack};
+use super::matrix::Buffer;
+use super::narrow::{Inputs, NarrowMatrix, Pack, Restore};
 use super::narrow_product::NarrowProduct;
 use super::peak::FormatPeak;
 use super::quantize::{NarrowInputs, Quantize};
@@ -118,6 +122,19 @@ impl NarrowKernels {
             assert!(known.is_empty() || known.len() == k, "what is known of the inputs is not [{k}]");
         }
         self.run(Pack { n, k, inputs, fill })
+    }
+
+    /// A matrix that was packed before by these kernels and saved: where it lies in a file, and the vectors that go with it.
+    /// None where sizes are not the shape's.
+    pub fn restore(
+        &self,
+        n: usize,
+        k: usize,
+        map: Arc<Mmap>,
+        bytes: Range<usize>,
+        vectors: [Vec<f32>; 4],
+    ) -> Option<NarrowMatrix> {
+        self.run(Restore { data: Buffer::file(map, bytes)?, n, k, vectors })
     }
 
     /// The rows of x, [rows, w.k()] with row stride `ldx`, as `w` takes them.

@@ -3,193 +3,21 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 
 use super::config::{Family, ModelConfig};
+use super::embeddings::Embeddings;
 use super::known;
-use super::layers::{Attention, ClsAttention, ClsRows, Fill, Linear, Norm};
+use super::layers::{Attention, ClsAttention, ClsRows, Norm};
+use super::linear::Linear;
+use super::loader::{BERT, DISTILBERT, Loader, Names};
 use super::scratch::{Rows, Scratch};
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{Activation, Compute, Inputs, NarrowInputs};
-use crate::weights::{View, Weights};
-
-/// Where a family keeps its tensors.
-struct Names {
-    layer: &'static str,
-    query: &'static str,
-    key: &'static str,
-    value: &'static str,
-    output: &'static str,
-    attention_norm: &'static str,
-    up: &'static str,
-    down: &'static str,
-    norm: &'static str,
-}
-
-const BERT: Names = Names {
-    layer: "encoder.layer",
-    query: "attention.self.query",
-    key: "attention.self.key",
-    value: "attention.self.value",
-    output: "attention.output.dense",
-    attention_norm: "attention.output.LayerNorm",
-    up: "intermediate.dense",
-    down: "output.dense",
-    norm: "output.LayerNorm",
-};
-
-const DISTILBERT: Names = Names {
-    layer: "transformer.layer",
-    query: "attention.q_lin",
-    key: "attention.k_lin",
-    value: "attention.v_lin",
-    output: "attention.out_lin",
-    attention_norm: "sa_layer_norm",
-    up: "ffn.lin1",
-    down: "ffn.lin2",
-    norm: "output_layer_norm",
-};
-
-/// Reads one encoder's tensors by their path below a prefix.
-struct Loader<'a> {
-    weights: &'a Weights,
-    config: &'a ModelConfig,
-    compute: Compute,
-    prefix: String,
-}
-
-impl Loader<'_> {
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<View> {
-        self.weights.tensor(&format!("{}{name}", self.prefix), shape)
-    }
-
-    fn weight_and_bias(&self, name: &str, inputs: usize, outputs: usize) -> Result<(View, View)> {
-        let weight = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
-        Ok((weight, self.tensor(&format!("{name}.bias"), &[outputs])?))
-    }
-
-    fn linear(&self, name: &str, inputs: usize, outputs: usize, known: &Inputs) -> Result<Linear> {
-        let (weight, bias) = self.weight_and_bias(name, inputs, outputs)?;
-        Ok(Linear::new(self.compute, inputs, weight, bias, known))
-    }
-
-    fn norm(&self, name: &str, width: usize) -> Result<Norm> {
-        let gamma = self.tensor(&format!("{name}.weight"), &[width])?;
-        let beta = self.tensor(&format!("{name}.bias"), &[width])?;
-        Ok(Norm::new(self.compute.kernels, gamma, beta, self.config.eps))
-    }
-
-    fn below(&self, path: &str) -> Self {
-        Self { prefix: format!("{}{path}.", self.prefix), ..*self }
-    }
-}
-
-/// A row read from the map can fault in this much around it (Linux's fault_around_bytes).
-const FAULT_BYTES: usize = 64 << 10;
-
-/// A word table larger than this gives its pages back each time reads could have faulted in as much; the file's cache
-/// keeps them. Without it, varied text makes the whole of XLM-R's 768 MB table resident. A fault costs about a
-/// microsecond, a token of bge-reranker-base more than a thousand.
-const RESIDENT_BYTES: usize = 128 << 20;
-
-/// Token, position and type embeddings, summed and normalized.
-struct Embeddings {
-    words: View,         // [vocab, embedding], in the map
-    positions: Vec<f32>, // [positions, embedding]
-    types: Vec<f32>,     // [types, embedding]; empty where there are none
-    norm: Norm,
-    width: usize,
-    offset: usize,
-    pad: Option<u32>,
-    project: Option<Linear>, // ELECTRA: embedding to hidden
-    gathered: AtomicUsize,   // rows since the table last gave its pages back
-}
-
-impl Embeddings {
-    fn load(loader: &Loader) -> Result<Self> {
-        let config = loader.config;
-        let width = config.embedding;
-        let loader_below = loader.below("embeddings");
-        let table = |name: &str, rows: usize| loader_below.tensor(&format!("{name}.weight"), &[rows, width]);
-        let positions = table("position_embeddings", config.positions)?;
-        let types = match config.types {
-            0 => Vec::new(),
-            rows => table("token_type_embeddings", rows)?.to_vec(),
-        };
-        let norm = loader_below.norm("LayerNorm", width)?;
-        let project = match width == config.hidden {
-            true => None,
-            false => Some(loader.linear("embeddings_project", width, config.hidden, &norm.known())?),
-        };
-        let this = Self {
-            words: table("word_embeddings", config.vocab)?,
-            positions: positions.to_vec(),
-            types,
-            norm,
-            width,
-            offset: config.position_offset,
-            pad: config.pad,
-            project,
-            gathered: AtomicUsize::new(0),
-        };
-        positions.release();
-        Ok(this)
-    }
-
-    /// What is known of the first hidden rows: of a projection's results, nothing.
-    fn known(&self) -> Inputs {
-        if self.project.is_some() { Inputs::default() } else { self.norm.known() }
-    }
-
-    /// The first hidden rows of a batch, into x `[tokens, hidden]`.
-    fn forward(&self, batch: &Batch, x: &Tensor, scratch: &mut Scratch) -> Result<()> {
-        let gather = Fill(|out: &mut [f32]| self.gather(batch, out));
-        match &self.project {
-            None => Ok(x.inplace_op1(&gather)?),
-            Some(project) => {
-                let embedded = scratch.embedded.narrow(0, 0, batch.tokens())?;
-                embedded.inplace_op1(&gather)?;
-                project.forward(&embedded, Activation::None, x, &mut scratch.narrow)
-            }
-        }
-    }
-
-    /// out `[tokens, width]`
-    fn gather(&self, batch: &Batch, out: &mut [f32]) {
-        let mut rows = out.chunks_exact_mut(self.width).zip(batch.ids().iter().zip(batch.types()));
-        for bounds in batch.cu_seqlens().windows(2) {
-            let mut seen = 0;
-            for _ in bounds[0]..bounds[1] {
-                let Some((row, (&id, &kind))) = rows.next() else { return };
-                // RoBERTa's rule (create_position_ids_from_input_ids): a pad, which a text may spell out, takes the
-                // position `pad` and counts none.
-                let position = if Some(id) == self.pad { id as usize } else { self.offset + seen };
-                seen += usize::from(Some(id) != self.pad);
-                self.words.read_row(id as usize, row);
-                add(row, &self.positions[position * self.width..][..self.width]);
-                if !self.types.is_empty() {
-                    add(row, &self.types[kind as usize * self.width..][..self.width]);
-                }
-            }
-        }
-        self.norm.apply(out);
-        self.bound_residence(batch.tokens());
-    }
-
-    fn bound_residence(&self, rows: usize) {
-        let gathered = self.gathered.fetch_add(rows, Ordering::Relaxed) + rows;
-        if self.words.bytes() > RESIDENT_BYTES && gathered > RESIDENT_BYTES / FAULT_BYTES {
-            self.gathered.store(0, Ordering::Relaxed);
-            self.words.release();
-        }
-    }
-}
-
-fn add(row: &mut [f32], other: &[f32]) {
-    row.iter_mut().zip(other).for_each(|(x, y)| *x += y);
-}
+use crate::weights::Weights;
 
 /// What follows a layer's attention: the output projection and the feed-forward, on any number of rows.
 struct Block {
@@ -208,7 +36,7 @@ impl Block {
         let activation = loader.config.activation;
         let attention_norm = loader.norm(names.attention_norm, hidden)?;
         let normed = attention_norm.known();
-        let widened = if loader.compute.assumes() {
+        let widened = if loader.compute.assumes() && !loader.packed() {
             let (weight, bias) = loader.weight_and_bias(names.up, hidden, wide)?;
             known::activated(&weight, &bias.to_vec(), &normed, activation)
         } else {
@@ -259,21 +87,47 @@ pub struct Encoder {
 
 impl Encoder {
     /// `prefix` is the encoder's own in the checkpoint, as `bert.`.
-    pub fn load(weights: &Weights, config: &ModelConfig, prefix: &str, compute: Compute) -> Result<Self> {
+    pub fn load(
+        weights: &Weights,
+        config: &ModelConfig,
+        prefix: &str,
+        compute: Compute,
+        threads: usize,
+    ) -> Result<Self> {
         let loader = Loader { weights, config, compute, prefix: prefix.to_string() };
         let names = if config.family == Family::DistilBert { &DISTILBERT } else { &BERT };
         let embeddings = Embeddings::load(&loader)?;
-        let mut layers: Vec<Layer> = Vec::with_capacity(config.layers - 1);
-        let mut known = embeddings.known();
-        for index in 0..config.layers - 1 {
-            let layer = Layer::load(&loader.below(&format!("{}.{index}", names.layer)), names, &known)?;
-            known = layer.block.norm.known();
-            layers.push(layer);
-        }
-        let last = &loader.below(&format!("{}.{}", names.layer, config.layers - 1));
-        let last = LastLayer::load(last, names, &known)?;
+        let layer = |index: usize| loader.below(&format!("{}.{index}", names.layer));
+        // What is known of a layer's input: what the one before normalizes it to.
+        let known = |index: usize| match index {
+            0 => Result::Ok(embeddings.known()),
+            _ => Ok(layer(index - 1).norm(names.norm, config.hidden)?.known()),
+        };
+        let layers = side_by_side(config.layers - 1, threads, |index| {
+            Layer::load(&layer(index), names, &known(index)?)
+        })?;
+        let last = LastLayer::load(&layer(config.layers - 1), names, &known(config.layers - 1)?)?;
         let (heads, head_dim, hidden) = (config.heads, config.head_dim(), config.hidden);
         Ok(Self { embeddings, layers, last, heads, head_dim, hidden, compute })
+    }
+
+    /// All linear layers, and their keys in a packed checkpoint. `prefix` is the encoder's own.
+    pub fn linears<'a>(&'a self, config: &ModelConfig, prefix: &str) -> Vec<(String, &'a Linear)> {
+        let names = if config.family == Family::DistilBert { &DISTILBERT } else { &BERT };
+        let mut all = Vec::new();
+        if let Some(project) = &self.embeddings.project {
+            all.push((format!("rerankd.{prefix}embeddings_project"), project));
+        }
+        let blocks = self.layers.iter().map(|layer| ("qkv", &layer.qkv, &layer.block));
+        let last = ("q", self.last.attention.query(), &self.last.block);
+        for (index, (name, first, block)) in blocks.chain([last]).enumerate() {
+            let key = |name: &str| format!("rerankd.{prefix}{}.{index}.{name}", names.layer);
+            all.push((key(name), first));
+            all.push((key(names.output), &block.output));
+            all.push((key(names.up), &block.up));
+            all.push((key(names.down), &block.down));
+        }
+        all
     }
 
     /// The CLS rows of the last layer, `[sequences, hidden]`, in the arena.
@@ -313,10 +167,38 @@ impl Encoder {
     }
 }
 
+/// `make` of every index below `count`, on `threads` threads: packing 340 MB takes one core most of a second.
+fn side_by_side<T: Send>(
+    count: usize,
+    threads: usize,
+    make: impl Fn(usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let next = AtomicUsize::new(0);
+    let made: Vec<Mutex<Option<Result<T>>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(count) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(slot) = made.get(index) else { break };
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(make(index));
+                }
+            });
+        }
+    });
+    let missing = || Err(Error::Internal("a layer was not loaded".into()));
+    let taken = |slot: Mutex<Option<Result<T>>>| slot.into_inner().unwrap_or_else(PoisonError::into_inner);
+    made.into_iter().map(|slot| taken(slot).unwrap_or_else(missing)).collect()
+}
+
 impl Layer {
     /// `known` is what is known of the layer's input.
     fn load(loader: &Loader, names: &Names, known: &Inputs) -> Result<Self> {
         let hidden = loader.config.hidden;
+        if loader.packed() {
+            let qkv = loader.restore("qkv", hidden, 3 * hidden)?;
+            return Ok(Self { qkv, block: Block::load(loader, names, &Inputs::default())? });
+        }
         let part = |name, scale| -> Result<_> {
             let (weight, bias) = loader.weight_and_bias(name, hidden, hidden)?;
             Ok((weight, bias, scale))
@@ -334,8 +216,12 @@ impl Layer {
 impl LastLayer {
     fn load(loader: &Loader, names: &Names, known: &Inputs) -> Result<Self> {
         let (hidden, compute) = (loader.config.hidden, loader.compute);
-        let (weight, bias) = loader.weight_and_bias(names.query, hidden, hidden)?;
-        let query = Linear::stack(compute, hidden, &[(weight, bias, query_scale(loader.config))], known);
+        let query = if loader.packed() {
+            loader.restore("q", hidden, hidden)?
+        } else {
+            let (weight, bias) = loader.weight_and_bias(names.query, hidden, hidden)?;
+            Linear::stack(compute, hidden, &[(weight, bias, query_scale(loader.config))], known)
+        };
         // The key's bias is read for its shape only: it adds the same to every score, so softmax drops it.
         let (key, _) = loader.weight_and_bias(names.key, hidden, hidden)?;
         let (value, value_bias) = loader.weight_and_bias(names.value, hidden, hidden)?;

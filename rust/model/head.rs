@@ -4,7 +4,8 @@
 use candle_core::Tensor;
 
 use super::config::{Family, ModelConfig};
-use super::layers::{Fill, Linear};
+use super::layers::Fill;
+use super::linear::Linear;
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::kernels::{Activation, Compute, Inputs, NarrowInputs};

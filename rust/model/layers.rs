@@ -5,126 +5,25 @@ use std::cell::RefCell;
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor, bail};
 
+use super::linear::Linear;
 use crate::error::Result;
-use crate::kernels::{
-    Activation, AttentionScratch, Compute, Inputs, Kernels, NarrowInputs, NarrowKernels, NarrowMatrix,
-    PackedMatrix,
-};
+use crate::kernels::{Activation, AttentionScratch, Inputs, Kernels, NarrowInputs};
 use crate::weights::View;
 
-type Op = candle_core::Result<()>;
+pub type Op = candle_core::Result<()>;
 
 /// The contiguous f32 elements that a tensor's layout selects.
-fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+pub fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => bail!("a layer's input must be contiguous"),
     }
 }
 
-fn elements_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
+pub fn elements_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
     match (layout.contiguous_offsets(), storage) {
         (Some((start, end)), CpuStorage::F32(values)) => Ok(&mut values[start..end]),
         _ => bail!("a layer's output must be contiguous and f32"),
-    }
-}
-
-/// Where a linear layer's products happen.
-enum Weight {
-    Full(Kernels, PackedMatrix),
-    /// Boxed: several times the other's size.
-    Narrow(NarrowKernels, Box<NarrowMatrix>),
-}
-
-/// y = activation(x W^T + b), the weights packed once at load.
-pub struct Linear {
-    weight: Weight, // [outputs, inputs], in the kernels' panels
-    bias: Vec<f32>, // [outputs]
-    inputs: usize,
-    outputs: usize,
-}
-
-/// The row `row` of `(weight [n, inputs], bias [n], scale)` parts stacked, each multiplied by its scale.
-fn read_stacked(parts: &[(View, View, f32)], mut row: usize, out: &mut [f32]) {
-    for (weight, _, scale) in parts {
-        if row < weight.rows() {
-            weight.read_row(row, out);
-            out.iter_mut().for_each(|w| *w *= scale);
-            return;
-        }
-        row -= weight.rows();
-    }
-}
-
-impl Linear {
-    /// Stacks `(weight [n, inputs], bias [n], scale)` parts into one product. Each part is multiplied by its scale:
-    /// attention folds 1/sqrt(head_dim) into its query projection. `known` is what int8 may assume of the inputs.
-    pub fn stack(compute: Compute, inputs: usize, parts: &[(View, View, f32)], known: &Inputs) -> Self {
-        let outputs = parts.iter().map(|(weight, ..)| weight.rows()).sum();
-        let mut bias = Vec::with_capacity(outputs);
-        for (_, part, scale) in parts {
-            bias.extend(part.to_vec().iter().map(|b| b * scale));
-        }
-        let fill = |row: usize, out: &mut [f32]| read_stacked(parts, row, out);
-        let weight = match compute.narrow {
-            None => Weight::Full(compute.kernels, compute.kernels.pack_with(outputs, inputs, fill)),
-            Some(narrow) => {
-                let packed = narrow.pack(outputs, inputs, known, fill);
-                bias.iter_mut().zip(packed.correction()).for_each(|(bias, more)| *bias += more);
-                Weight::Narrow(narrow, Box::new(packed))
-            }
-        };
-        parts.iter().for_each(|(weight, ..)| weight.release());
-        Self { weight, bias, inputs, outputs }
-    }
-
-    pub fn new(compute: Compute, inputs: usize, weight: View, bias: View, known: &Inputs) -> Self {
-        Self::stack(compute, inputs, &[(weight, bias, 1.0)], known)
-    }
-
-    /// out `[rows, outputs]` from x `[rows, inputs]`. `narrow` is the thread's scratch, for weights in a narrow format.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        activation: Activation,
-        out: &Tensor,
-        narrow: &mut NarrowInputs,
-    ) -> Result<()> {
-        Ok(out.inplace_op2(x, &LinearOp { linear: self, activation, narrow: RefCell::new(narrow) })?)
-    }
-
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-}
-
-struct LinearOp<'a> {
-    linear: &'a Linear,
-    activation: Activation,
-    narrow: RefCell<&'a mut NarrowInputs>,
-}
-
-impl InplaceOp2 for LinearOp<'_> {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(&self, out: &mut CpuStorage, out_layout: &Layout, x: &CpuStorage, x_layout: &Layout) -> Op {
-        let Linear { weight, bias, inputs, outputs } = self.linear;
-        let x = elements(x, x_layout)?;
-        let out = elements_mut(out, out_layout)?;
-        let rows = x.len() / inputs;
-        match weight {
-            Weight::Full(kernels, weight) => {
-                kernels.linear(x, *inputs, rows, weight, bias, self.activation, out, *outputs);
-            }
-            Weight::Narrow(kernels, weight) => {
-                let mut narrow = self.narrow.borrow_mut();
-                kernels.quantize(x, *inputs, rows, weight, &mut narrow);
-                kernels.linear(&narrow, rows, weight, bias, self.activation, 0..*outputs, out, *outputs);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -237,6 +136,10 @@ impl ClsAttention {
         key.release();
         value.release();
         this
+    }
+
+    pub fn query(&self) -> &Linear {
+        &self.query
     }
 
     /// out `[sequences, hidden]` from all rows x `[tokens, hidden]` and the CLS rows `[sequences, hidden]`;
