@@ -140,7 +140,7 @@ lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="py
 
 # --- Measuring --------------------------------------------------------------------------------------------------
 
-.PHONY: bench bench-server bench-kernels peers
+.PHONY: bench bench-server bench-kernels peers-env peers accuracy
 bench: setup ## The engine's throughput on synthetic checkpoints of real shapes
 	$(BIN)/python -m benches.engine $(ARGS)
 
@@ -150,8 +150,14 @@ bench-server: setup ## A server's latencies and throughput
 bench-kernels: need-cargo ## The kernels alone
 	cargo bench --locked --bench kernels $(ARGS)
 
-peers: setup ## The same work on other engines, installed in .peers
+peers-env: $(VENV)/.made ## Install other engines, a few GB, in .peers
+	$(BIN)/python -m benches.environment
+
+peers: setup peers-env ## The same work on other engines
 	$(BIN)/python -m benches.peers $(ARGS)
+
+accuracy: setup peers-env ## What int8 and bf16 cost in exactness, beside another engine
+	$(BIN)/python -m benches.accuracy $(ARGS)
 
 # --- Shipping ---------------------------------------------------------------------------------------------------
 

@@ -209,6 +209,19 @@ def make(shape: Shape) -> Path:
     return target
 
 
+def linked(source: Path) -> Path:
+    """A real checkpoint beside the synthetic ones: what is made of it has its place there, not in the
+    source.
+    """
+    target = CHECKPOINTS / source.name
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        link = target / file.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
+    return target
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Makes the benches' checkpoints.")
     parser.add_argument("names", nargs="*", choices=[*SHAPES, []], help="default: all")

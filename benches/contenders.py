@@ -19,9 +19,38 @@ import numpy.typing as npt
 from benches import report
 
 Logits = npt.NDArray[np.float32]
-# ONNX graphs of a checkpoint: as exported, and with onnxruntime's transformer fusions.
-GRAPHS = {"onnxruntime f32": "plain.onnx", "onnxruntime f32, fused": "fused.onnx"}
-NAMES = ("rerankd f32", *GRAPHS, "pytorch f32")
+# Queries with their contexts.
+Groups = list[tuple[str, list[str]]]
+# rerankd's precision, and whether it may do without the instructions for it: where only the scores count.
+RERANKD = {
+    "rerankd f32": ("f32", False),
+    "rerankd bf16": ("bf16", False),
+    "rerankd int8": ("int8", False),
+    "rerankd bf16, emulated": ("bf16", True),
+    "rerankd int8, emulated": ("int8", True),
+}
+# onnxruntime's graphs of a checkpoint: as exported, and with its transformer fusions; in int8 with weights
+# in 8 bits and in 7.
+GRAPHS = {
+    "onnxruntime f32": "onnx/plain.onnx",
+    "onnxruntime f32, fused": "onnx/fused.onnx",
+    "onnxruntime int8": "onnx-int8/plain-8.onnx",
+    "onnxruntime int8, fused": "onnx-int8/fused-8.onnx",
+    "onnxruntime int8, 7 bits": "onnx-int8/plain-7.onnx",
+    "onnxruntime int8, fused, 7 bits": "onnx-int8/fused-7.onnx",
+}
+# OpenVINO's name of each precision, and the two ways to its graph.
+OPENVINO = {
+    f"openvino {dtype}{suffix}": (dtype, graph)
+    for dtype in ("f32", "bf16")
+    for suffix, graph in (("", "onnx/plain.onnx"), (", from PyTorch", "openvino/model.xml"))
+}
+PYTORCH = {"pytorch f32": "float32", "pytorch bf16": "bfloat16"}
+NAMES = (*RERANKD, *GRAPHS, *OPENVINO, *PYTORCH)
+
+
+class CannotRunError(Exception):
+    """The contender can't run so on this machine; the message says why, in its own words if it has any."""
 
 
 class Contender(Protocol):
@@ -37,15 +66,22 @@ class Contender(Protocol):
 class Rerankd:
     """Strings in, logits out: tokenizing is part of every figure."""
 
-    def __init__(self, checkpoint: Path, pairs: tuple[str, list[str]], threads: int) -> None:
+    def __init__(self, checkpoint: Path, groups: Groups, threads: int, dtype: str, emulate: bool) -> None:
         import rerankd  # noqa: PLC0415
+        from rerankd.errors import DeviceError  # noqa: PLC0415
 
-        self.query, self.contexts = pairs
-        self.reranker = rerankd.Reranker(str(checkpoint), device="cpu", dtype="f32", threads=threads)
+        self.groups = groups
+        try:
+            self.reranker = rerankd.Reranker(
+                str(checkpoint), device="cpu", dtype=dtype, threads=threads, emulate=emulate
+            )
+        except DeviceError as error:
+            raise CannotRunError(str(error)) from None
 
     def score(self, batch: int) -> Logits:
         del batch  # the engine packs; there is nothing to choose
-        return np.asarray(self.reranker.score(self.query, self.contexts, score="logit"), dtype=np.float32)
+        logits = [self.reranker.score(query, contexts, score="logit") for query, contexts in self.groups]
+        return np.concatenate(logits)
 
     def tokenize(self) -> None:
         pass
@@ -54,14 +90,15 @@ class Rerankd:
 class Peer:
     """What peers have in common: ids beforehand, sorted, padded per batch. A subclass gives `forward`."""
 
-    def __init__(self, checkpoint: Path, pairs: tuple[str, list[str]]) -> None:
+    def __init__(self, checkpoint: Path, groups: Groups) -> None:
         from tokenizers import Tokenizer  # noqa: PLC0415
 
         config = json.loads((checkpoint / "config.json").read_text())
         self.pad: int = config["pad_token_id"]
         self.typed: bool = config["model_type"] == "bert"
         self.tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-        self.pairs = [(pairs[0], context) for context in pairs[1]]
+        self.tokenizer.no_padding()
+        self.pairs = [(query, context) for query, contexts in groups for context in contexts]
         encoded = self.tokenizer.encode_batch(self.pairs)
         self.ids = [encoding.ids for encoding in encoded]
         self.types = [encoding.type_ids for encoding in encoded]
@@ -93,14 +130,14 @@ class Peer:
 
 
 class OnnxRuntime(Peer):
-    def __init__(self, checkpoint: Path, pairs: tuple[str, list[str]], threads: int, graph: str) -> None:
-        super().__init__(checkpoint, pairs)
+    def __init__(self, checkpoint: Path, groups: Groups, threads: int, graph: str) -> None:
+        super().__init__(checkpoint, groups)
         import onnxruntime  # noqa: PLC0415
 
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        path = str(checkpoint / "onnx" / graph)
+        path = str(checkpoint / graph)
         self.session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def forward(self, feed: dict[str, npt.NDArray[np.int64]]) -> Logits:
@@ -108,30 +145,61 @@ class OnnxRuntime(Peer):
         return logits
 
 
+class OpenVino(Peer):
+    def __init__(self, checkpoint: Path, groups: Groups, threads: int, dtype: str, graph: str) -> None:
+        super().__init__(checkpoint, groups)
+        import openvino  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+
+        core = openvino.Core()
+        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if dtype.upper() not in able and dtype != "f32":
+            raise CannotRunError(f"its CPU plugin has no {dtype} here, only {', '.join(able)}")
+        hints = {
+            "INFERENCE_PRECISION_HINT": dtype,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
+        compiled = core.compile_model(core.read_model(checkpoint / graph), "CPU", hints)
+        # A hint may be passed over: what counts is what it was compiled for.
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if precision != dtype:
+            raise CannotRunError(f"asked for {dtype}, it computes in {precision}")
+        self.request: Any = compiled.create_infer_request()
+
+    def forward(self, feed: dict[str, npt.NDArray[np.int64]]) -> Logits:
+        logits: Logits = self.request.infer(feed)[0][:, 0]
+        return logits
+
+
 class PyTorch(Peer):
-    def __init__(self, checkpoint: Path, pairs: tuple[str, list[str]], threads: int) -> None:
-        super().__init__(checkpoint, pairs)
+    def __init__(self, checkpoint: Path, groups: Groups, threads: int, dtype: str) -> None:
+        super().__init__(checkpoint, groups)
         import torch  # noqa: PLC0415
         from transformers import AutoModelForSequenceClassification  # noqa: PLC0415
 
         torch.set_num_threads(threads)
         self.torch: Any = torch
-        self.model: Any = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.float32)
+        self.model: Any = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        )
         self.model.eval()
 
     def forward(self, feed: dict[str, npt.NDArray[np.int64]]) -> Logits:
         with self.torch.inference_mode():
             tensors = {name: self.torch.from_numpy(array) for name, array in feed.items()}
-            logits: Logits = self.model(**tensors).logits[:, 0].numpy()
+            logits: Logits = self.model(**tensors).logits[:, 0].float().numpy()
         return logits
 
 
-def load(name: str, checkpoint: Path, pairs: tuple[str, list[str]], threads: int) -> Contender:
-    if name == "rerankd f32":
-        return Rerankd(checkpoint, pairs, threads)
+def load(name: str, checkpoint: Path, groups: Groups, threads: int) -> Contender:
+    if name in RERANKD:
+        return Rerankd(checkpoint, groups, threads, *RERANKD[name])
     if name in GRAPHS:
-        return OnnxRuntime(checkpoint, pairs, threads, GRAPHS[name])
-    return PyTorch(checkpoint, pairs, threads)
+        return OnnxRuntime(checkpoint, groups, threads, GRAPHS[name])
+    if name in OPENVINO:
+        return OpenVino(checkpoint, groups, threads, *OPENVINO[name])
+    return PyTorch(checkpoint, groups, threads, PYTORCH[name])
 
 
 def seconds(work: Any, *arguments: int) -> float:
@@ -150,19 +218,25 @@ def answer(contender: Contender, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="One contender; benches.peers starts it.")
+    parser = argparse.ArgumentParser(description="One contender; a driver starts it.")
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("pairs", type=Path, help="a JSON file: [query, contexts]")
+    parser.add_argument("groups", type=Path, help="a JSON file: a list of [query, contexts]")
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
     # The tokenizers package takes its threads from here, once, at its first use.
     os.environ["RAYON_NUM_THREADS"] = str(options.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    # Whatever a library prints must not mix with the answers.
-    answers, sys.stdout = sys.stdout, sys.stderr
-    query, contexts = json.loads(options.pairs.read_text(encoding="utf-8"))
-    contender = load(options.name, options.checkpoint, (query, contexts), options.threads)
+    os.environ["TQDM_DISABLE"] = "1"
+    # Whatever a library prints, from C++ too, must not mix with the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    groups = [(query, texts) for query, texts in json.loads(options.groups.read_text(encoding="utf-8"))]
+    try:
+        contender = load(options.name, options.checkpoint, groups, options.threads)
+    except CannotRunError as error:
+        print(json.dumps({"cannot": str(error)}), file=answers, flush=True)
+        return
     print(json.dumps({"ready": options.name}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(contender, json.loads(line))), file=answers, flush=True)

@@ -1,88 +1,40 @@
 """rerankd and its peers on the same pairs, in one run, in turns: `python -m benches.peers [--record]`.
 
-Each contender has a process of its own. The driver gives them turns, ours, a peer, ours, the next, so that
-whatever else the machine does hits all alike; ratios are taken within a round. Peers first choose their batch
-size (and onnxruntime its graph) in processes that are then thrown away, so that a batch size they do not want
-leaves no trace in their memory. Before any timing, the logits have to agree.
+Each contender has a process of its own. The driver gives them turns, ours of a precision, its peers, ours of
+the next, so that whatever else the machine does hits all alike; ratios are taken within a round. Peers first
+choose their batch size and their graph in processes that are then thrown away, so that a batch size they do
+not want leaves no trace in their memory. Before any timing, the logits in f32 have to agree; those of less
+precision are reported. A contender that can't run here, or takes far too long, is left out, and the note
+says so.
 """
 
 import argparse
 import json
-import math
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from benches import report
+from benches import environment, report
 from benches.checkpoints import make
-from benches.contenders import GRAPHS
+from benches.contenders import CannotRunError
 from benches.corpus import WORKLOADS, Workload, load_tokenizer, pairs
+from benches.race import HEADER, OURS, PEERS, SUMMARY, Entry, bars, rows, search, summary, turns, ways
+from benches.worker import TooSlowError, Worker, folders, write
 
-ROOT = Path(__file__).resolve().parent.parent
-BATCHES = (1, 2, 4, 8, 32)
-# Each peer's ways of running; the fastest is compared.
-PEERS = {"onnxruntime f32": tuple(GRAPHS), "pytorch f32": ("pytorch f32",)}
-OURS = "rerankd f32"
+# What every contender's logits are compared with: not ours, and there whatever else is.
+REFERENCE = "onnxruntime f32"
+# A contender's first pass: of this batch size, and of at most so many times the reference's seconds.
+FIRST, PATIENCE = 8, 4.0
+# The largest difference of a logit between contenders in f32.
 AGREEMENT = 1e-3
-
-
-class Worker:
-    """A contender's process. `ask` blocks until it answers."""
-
-    def __init__(self, name: str, checkpoint: Path, text: Path, options: argparse.Namespace) -> None:
-        python = sys.executable if name == OURS else str(options.peers_python)
-        command = [python, "-W", "ignore", "-m", "benches.contenders", name, str(checkpoint), str(text)]
-        self.name = name
-        self.process = subprocess.Popen(
-            [*command, "--threads", str(options.threads)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.read()
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name}: ended with {self.process.wait()}; its own message is above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def ask(self, do: str, batch: int = 1) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": do, "batch": batch}) + "\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-@dataclass
-class Entry:
-    """A contender in the race, with the times of its rounds in seconds."""
-
-    peer: str
-    variant: str
-    batch: int
-    score: list[float] = field(default_factory=list)
-    tokenize: list[float] = field(default_factory=list)
-    peak: float = 0.0
-    error: float = 0.0
-
-    def both(self) -> list[float]:
-        return [a + b for a, b in zip(self.score, self.tokenize, strict=True)]
+# With less correlation than this, logits no longer order the pairs: such speed is worth nothing.
+SANE = 0.9
 
 
 @dataclass
@@ -91,127 +43,140 @@ class Race:
 
     workload: Workload
     checkpoint: Path
-    text: Path
+    groups: Path
     options: argparse.Namespace
+    reference: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    patience: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
-    def worker(self, variant: str) -> Worker:
-        return Worker(variant, self.checkpoint, self.text, self.options)
+    def worker(self, name: str) -> Worker:
+        return Worker(name, self.checkpoint, self.groups, self.options.threads, self.options.peers_python)
 
-    def choose(self, peer: str) -> Entry:
-        """The peer's fastest variant and batch size: all of them in turn, then again those not far behind."""
-        workers = {variant: self.worker(variant) for variant in PEERS[peer]}
-        for worker in workers.values():
-            worker.ask("score", 8)  # warms up
-        best = {(variant, batch): math.inf for variant in workers for batch in BATCHES}
-        for margin in (math.inf, 1.5, 1.2):
-            bound = margin * min(best.values())
-            for variant, batch in [key for key, seconds in best.items() if seconds <= bound]:
-                seconds = workers[variant].ask("time", batch)["score"]
-                best[variant, batch] = min(best[variant, batch], seconds)
+    def set_reference(self) -> None:
+        worker = self.worker(REFERENCE)
+        self.reference = worker.logits(FIRST)
+        self.patience = PATIENCE * float(worker.ask("time", FIRST)["score"])
+        worker.close()
+
+    def start(self, name: str) -> Worker | None:
+        try:
+            return self.worker(name)
+        except CannotRunError as error:
+            self.leave_out(name, str(error))
+            return None
+
+    def leave_out(self, name: str, why: str) -> None:
+        self.notes.append(f"Left out: {name}: {why.rstrip('.')}.")
+        print(f"  {self.notes[-1]}", file=sys.stderr)
+
+    def candidate(self, way: str) -> Worker | None:
+        """A worker that can run, is not hopelessly slow, and gives logits that mean something."""
+        worker = self.start(way)
+        if worker is None:
+            return None
+        try:
+            logits = worker.logits(FIRST, self.patience)
+        except TooSlowError:
+            self.leave_out(way, f"a pass takes it more than {PATIENCE:.0f} times as long as {REFERENCE}")
+            return None
+        correlation = float(np.corrcoef(logits, self.reference)[0, 1])
+        if not correlation >= SANE:  # a NaN too
+            self.leave_out(way, f"its logits correlate by {correlation:.2f} with those in f32")
+            worker.close()
+            return None
+        return worker
+
+    def choose(self, peer: str) -> Entry | None:
+        """The peer's fastest way and batch size; none where it can't take part."""
+        candidates = {way: self.candidate(way) for way in ways(peer, report.flags())}
+        workers = {way: worker for way, worker in candidates.items() if worker is not None}
+        if not workers:
+            return None
+        best = search(lambda way, batch: float(workers[way].ask("time", batch)["score"]), list(workers))
         for worker in workers.values():
             worker.close()
         tokens = sum(self.workload.lengths())
-        for (variant, batch), seconds in best.items():
-            print(f"  {variant}, batches of {batch}: {tokens / seconds:.0f} tokens/s", file=sys.stderr)
-        variant, batch = min(best, key=best.__getitem__)
-        return Entry(peer, variant, batch)
+        for (way, batch), seconds in best.items():
+            print(f"  {way}, batches of {batch}: {tokens / seconds:.0f} tokens/s", file=sys.stderr)
+        return Entry(peer, *min(best, key=best.__getitem__))
 
-    def run(self, entries: list[Entry]) -> None:
-        """Agreement, then the rounds. Fills the entries."""
-        workers = [self.worker(entry.variant) for entry in entries]
-        logits = [
-            np.array(worker.ask("score", entry.batch)["logits"])
-            for worker, entry in zip(workers, entries, strict=True)
-        ]
-        # Against the last one, a peer's, whether or not we are in the race.
-        for entry, own in zip(entries, logits, strict=True):
-            entry.error = float(np.abs(own - logits[-1]).max())
-            if entry.error > AGREEMENT:
-                other = entries[-1].variant
-                raise SystemExit(f"{entry.variant} and {other} differ by {entry.error:.2e} in a logit")
-        spread = float(np.ptp(logits[-1]))
-        worst = max(entry.error for entry in entries)
-        print(f"  logits agree within {worst:.1e}; they spread over {spread:.2f}", file=sys.stderr)
-        for _ in range(self.options.rounds):
-            for worker, entry in zip(workers, entries, strict=True):
+    def compare(self, entry: Entry, worker: Worker) -> None:
+        """How far an entry's logits are from the reference's. In f32 they have to agree."""
+        entry.error = float(np.abs(worker.logits(max(entry.batch, 1)) - self.reference).max())
+        entry.share = entry.error / float(np.ptp(self.reference))
+        if entry.precision == "f32" and not entry.error <= AGREEMENT:
+            raise SystemExit(f"{entry.way} and {REFERENCE} differ by {entry.error:.2e} in a logit")
+
+    def run(self, entries: list[Entry]) -> list[Entry]:
+        """Agreement, then the rounds. Fills the entries, and gives those that took part."""
+        workers: list[tuple[Entry, Worker]] = []
+        for entry in turns(entries):
+            worker = self.start(entry.way)
+            if worker is not None:
+                workers.append((entry, worker))
+        for entry, worker in workers:
+            self.compare(entry, worker)
+        for number in range(self.options.rounds):
+            for entry, worker in workers if number % 2 == 0 else reversed(workers):
                 # Threads of the one before may still spin.
                 time.sleep(0.2)
                 answer = worker.ask("time", entry.batch)
                 entry.score.append(answer["score"])
                 entry.tokenize.append(answer["tokenize"])
-        for worker, entry in zip(workers, entries, strict=True):
+        for entry, worker in workers:
             entry.peak = worker.ask("memory")["peak"]
             worker.close()
+        return [entry for entry, _ in workers]
+
+    def note(self, entries: list[Entry], load: str) -> str:
+        said = NOTE.format(
+            count=len(self.workload.lengths()),
+            tokens=sum(self.workload.lengths()),
+            threads=self.options.threads,
+            rounds=self.options.rounds,
+            load=load,
+            exact=max((entry.error for entry in entries if entry.precision == "f32"), default=0.0),
+            reference=REFERENCE,
+            spread=float(np.ptp(self.reference)),
+        )
+        return "\n".join([said, *self.notes])
 
 
-def rows(workload: Workload, entries: list[Entry]) -> list[list[str]]:
-    """The table's rows. Rates by the median round; tokens are the pairs' own, padding not counted."""
-    count, tokens = len(workload.lengths()), sum(workload.lengths())
-    ours = next((entry for entry in entries if entry.peer == OURS), None)
-
-    def ratio(peer: list[float]) -> str:
-        if ours is None:
-            return ""
-        return f"{statistics.median(b / a for a, b in zip(ours.score, peer, strict=True)):.2f}"
-
-    def row(entry: Entry) -> list[str]:
-        median = statistics.median(entry.score)
-        how = f"{entry.variant}, batches of {entry.batch}" if entry.peer != OURS else entry.variant
-        return [
-            how,
-            f"{count / median:.1f}",
-            f"{tokens / median:.0f}",
-            f"{tokens / min(entry.score):.0f}",
-            f"{tokens / statistics.median(entry.both()):.0f}",
-            f"{entry.peak:.0f}",
-            "1.00" if entry is ours else ratio(entry.score),
-            "1.00" if entry is ours else ratio(entry.both()),
-        ]
-
-    return [row(entry) for entry in entries]
-
-
-HEADER = (
-    "contender",
-    "pairs/s",
-    "tokens/s",
-    "tokens/s, best",
-    "tokens/s, text to logits",
-    "peak RSS, MB",
-    "ours / it",
-    "ours / it, text to logits",
-)
 NOTE = """{count} pairs, {tokens} tokens; {threads} threads each; {rounds} rounds in turns, medians; {load}.
-rerankd's figures always include tokenizing, the peers' only in "text to logits". "ours / it" is the
-median of the rounds' ratios of speed. Largest difference of a logit: {error:.1e}."""
+rerankd's figures always include tokenizing, the peers' only in "text to logits". "ours / it" is the median of
+the rounds' ratios of speed, of ours in the same precision. Errors are of a logit, against {reference}: in f32
+at most {exact:.1e}; the logits spread over {spread:.2f}."""
+
+
+def plot(workload: Workload, entries: list[Entry], options: argparse.Namespace) -> str:
+    """Draws the workload's chart beside RESULTS.md; the line that shows it there."""
+    path = report.RESULTS.with_name(f"peers-{report.slug(workload.name)}.svg")
+    what = json.dumps({"title": f"tokens/s: {workload.name}", "bars": bars(workload, entries)})
+    command = [str(options.peers_python), "-m", "benches.plot", str(path)]
+    subprocess.run(command, cwd=environment.ROOT, input=what, text=True, check=True)
+    return f"![{workload.name}: tokens/s of each contender]({path.name})"
 
 
 def race(workload: Workload, options: argparse.Namespace) -> None:
     print(f"{workload.name}:", file=sys.stderr)
     checkpoint, load = make(workload.shape), report.load()
-    if not (checkpoint / "onnx").is_dir():
-        export = [str(options.peers_python), "-W", "ignore", "-m", "benches.export_onnx", str(checkpoint)]
-        subprocess.run(export, cwd=ROOT, check=True, stdout=sys.stderr)
+    names = [way for peer in options.peers for way in ways(peer, report.flags())]
+    environment.prepare(checkpoint, options.peers_python, folders([REFERENCE, *names]))
     with tempfile.TemporaryDirectory() as directory:
-        text = Path(directory) / "pairs.json"
         made = pairs(load_tokenizer(checkpoint), workload.lengths())
-        text.write_text(json.dumps(made), encoding="utf-8")
-        running = Race(workload, checkpoint, text, options)
+        running = Race(workload, checkpoint, write([made], Path(directory) / "pairs.json"), options)
+        running.set_reference()
         peers = [running.choose(peer) for peer in PEERS if peer in options.peers]
-        entries = [*([] if options.without_us else [Entry(OURS, OURS, 0)]), *peers]
-        running.run(entries)
-    note = NOTE.format(
-        count=len(workload.lengths()),
-        tokens=sum(workload.lengths()),
-        threads=options.threads,
-        rounds=options.rounds,
-        load=load,
-        error=max(entry.error for entry in entries),
-    )
-    body = report.table(HEADER, rows(workload, entries)) + "\n\n" + note
+        ours = [Entry(name, name) for name in options.ours]
+        entries = running.run([*ours, *(entry for entry in peers if entry is not None)])
+    body = report.table(HEADER, rows(workload, entries))
+    compared = summary(entries)
+    if compared:
+        body += "\n\n" + report.table(SUMMARY, compared)
+    body += "\n\n" + running.note(entries, load)
     print(f"\n{workload.name}\n\n{body}\n", flush=True)
     if options.record:
-        report.record(f"Peers: {workload.name}", body)
+        report.record(f"Peers: {workload.name}", body + "\n\n" + plot(workload, entries, options))
 
 
 def arguments() -> argparse.Namespace:
@@ -219,28 +184,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="default: all")
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--ours", nargs="*", choices=list(OURS), default=list(OURS), help="default: all")
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="default: all")
     parser.add_argument("--peers-python", type=Path, help="default: .peers, made if need be")
-    parser.add_argument("--without-us", action="store_true", help="peers alone")
-    parser.add_argument("--record", action="store_true", help="append the tables to benches/RESULTS.md")
+    parser.add_argument("--record", action="store_true", help="append to benches/RESULTS.md, with a plot")
     return parser.parse_args()
-
-
-def install() -> Path:
-    """The peers' own interpreter in .peers, with what peers-requirements.txt pins."""
-    directory, requirements = ROOT / ".peers", ROOT / "benches" / "peers-requirements.txt"
-    python, installed = directory / "bin" / "python", directory / "installed.txt"
-    if not installed.is_file() or installed.read_text() != requirements.read_text():
-        print(f"installing the peers in {directory}: a few GB", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], check=True)
-        installed.write_text(requirements.read_text())
-    return python
 
 
 def main() -> None:
     options = arguments()
-    options.peers_python = options.peers_python or install()
+    options.peers_python = options.peers_python or environment.install()
     for name in options.workload or WORKLOADS:
         race(WORKLOADS[name], options)
 

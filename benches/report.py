@@ -3,6 +3,8 @@
 import datetime
 import os
 import platform
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,12 @@ def cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in lines}
 
 
+def flags() -> set[str]:
+    """What the first processor can do, in the kernel's words."""
+    info = cpuinfo()
+    return set(info.get("flags", info.get("Features", "")).split())
+
+
 def machine() -> str:
     """The CPU's name, the cores that this process may use, and its vector instructions."""
     info = cpuinfo()
@@ -29,8 +37,8 @@ def machine() -> str:
     if "cpu family" in info:
         # Two machines of one name can differ by a generation.
         name += f" (family {info['cpu family']}, model {info['model']})"
-    flags = set(info.get("flags", info.get("Features", "")).split())
-    isa = " ".join(flag for flag in ISA_FLAGS if flag in flags) or "vector instructions unknown"
+    known = flags()
+    isa = " ".join(flag for flag in ISA_FLAGS if flag in known) or "vector instructions unknown"
     return f"{name}, {len(os.sched_getaffinity(0))} cores, {isa}"
 
 
@@ -53,9 +61,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def command() -> str:
-    """How this bench was called, as anyone could call it."""
-    module = Path(sys.argv[0]).stem
-    return " ".join(["python -m", f"benches.{module}", *(arg for arg in sys.argv[1:] if arg != "--record")])
+    """How this bench was called, as anyone could call it: not where its peers were installed."""
+    arguments = iter(sys.argv[1:])
+    kept: list[str] = []
+    for argument in arguments:
+        if argument == "--peers-python":
+            next(arguments, None)
+        elif argument != "--record" and not argument.startswith("--peers-python="):
+            kept.append(argument)
+    return shlex.join(["python", "-m", f"benches.{Path(sys.argv[0]).stem}", *kept])
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def load() -> str:

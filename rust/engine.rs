@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use crate::completions::Completions;
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
+use crate::kernels::Crew;
 use crate::model::Model;
 use crate::model::packed::Form;
 use crate::request::{Completion, Job, Pair, Query, Request, Text};
@@ -58,13 +60,20 @@ pub(crate) struct Shared {
     pub model: Model,
     pub tokenizer: PairTokenizer,
     state: Mutex<State>,
+    /// Where threads sleep that have nothing to do and nobody to assist.
     pub work: Condvar,
+    /// Goes up when there may be something new to do: what an assistant watches, who holds no lock.
+    calls: AtomicU64,
+    /// Threads that assist, or would.
+    pub free: Arc<AtomicUsize>,
 }
 
 pub(crate) struct State {
     pub scheduler: Scheduler<Text, Pair>,
     pub requests: HashMap<Ticket, Request>,
     pub stats: Stats,
+    /// The crews of the threads that are in a wave.
+    pub leads: Vec<Arc<Crew>>,
     pub stopped: bool,
     draining: bool,
     tickets: Ticket,
@@ -90,11 +99,19 @@ impl Engine {
             scheduler: Scheduler::new(limits),
             requests: HashMap::new(),
             stats: Stats::default(),
+            leads: Vec::new(),
             stopped: false,
             draining: false,
             tickets: 0,
         };
-        let shared = Arc::new(Shared { model, tokenizer, state: Mutex::new(state), work: Condvar::new() });
+        let shared = Arc::new(Shared {
+            model,
+            tokenizer,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            calls: AtomicU64::new(0),
+            free: Arc::default(),
+        });
         let threads = workers::spawn(&shared, device.threads)?;
         Ok(Self { shared, threads: Mutex::new(threads), device, max_tokens })
     }
@@ -128,7 +145,7 @@ impl Engine {
         state.requests.insert(ticket, request);
         state.push(ticket, job.contexts, job.more);
         drop(state);
-        self.shared.work.notify_all();
+        self.shared.call();
         Ok(ticket)
     }
 
@@ -142,7 +159,7 @@ impl Engine {
         check_texts(&contexts, request.contexts)?;
         state.push(ticket, contexts, more);
         drop(state);
-        self.shared.work.notify_all();
+        self.shared.call();
         Ok(())
     }
 
@@ -178,7 +195,7 @@ impl Engine {
             state.fail(ticket, Error::Overloaded("this server is shutting down".into()));
         }
         drop(state);
-        self.shared.work.notify_all();
+        self.shared.call();
     }
 
     pub fn stats(&self) -> Stats {
@@ -220,6 +237,22 @@ impl Shared {
     pub fn lock(&self) -> MutexGuard<'_, State> {
         // The state is changed in whole steps, none of which can panic halfway with another's work in hand.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has every idle thread look for work: after a change of the state, and out of the lock.
+    pub fn call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.work.notify_all();
+    }
+
+    /// Has assistants look again, who might wait for the parts of a wave that is over.
+    pub fn dismiss(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Read under the lock, it tells later whether there has been a call since.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
     }
 }
 

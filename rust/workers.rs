@@ -1,27 +1,35 @@
 //! The threads. Each takes a step from the scheduler, does it outside the lock, and hands back what came of it.
-//! Tokenizing and computing share the same threads, so cores are used once, and no step waits for another.
+//! Tokenizing and computing share the same threads, so cores are used once, and no step waits for another. A thread with
+//! nothing to do assists one that computes: a single pair has all the cores too, and so has the last wave of many.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
 use crate::engine::{Shared, State};
 use crate::error::{Error, Result};
+use crate::kernels::Crew;
 use crate::model::Scratch;
 use crate::request::{Pair, Text};
 use crate::scheduler::{Step, Ticket};
+
+/// Between two looks at a wave that has had no part for an assistant: its leader was in one that isn't shared, or its core was
+/// taken from it.
+const NAP: Duration = Duration::from_millis(1);
 
 pub(crate) fn spawn(shared: &Arc<Shared>, threads: usize) -> Result<Vec<JoinHandle<()>>> {
     (0..threads)
         .map(|index| {
             let shared = shared.clone();
             let scratch = shared.model.scratch()?;
+            let crew = Arc::new(Crew::new(shared.free.clone()));
             std::thread::Builder::new()
                 .name(format!("rerankd-{index}"))
-                .spawn(move || Worker { shared: &shared, scratch }.run())
+                .spawn(move || Worker { shared: &shared, scratch, crew }.run())
                 .map_err(|e| Error::Device(format!("can't start thread {index} of {threads}: {e}")))
         })
         .collect()
@@ -30,6 +38,8 @@ pub(crate) fn spawn(shared: &Arc<Shared>, threads: usize) -> Result<Vec<JoinHand
 struct Worker<'a> {
     shared: &'a Shared,
     scratch: Scratch,
+    /// Those who assist when this thread computes.
+    crew: Arc<Crew>,
 }
 
 /// A step that is done outside the lock.
@@ -57,7 +67,10 @@ impl Worker<'_> {
             }
             match state.scheduler.next(Instant::now()) {
                 Step::Tokenize { ticket, texts } => return Some(Work::Tokenize(ticket, texts)),
-                Step::Compute(wave) => return Some(Work::Compute(wave)),
+                Step::Compute(wave) => {
+                    state.leads.push(self.crew.clone());
+                    return Some(Work::Compute(wave));
+                }
                 Step::Expired(ticket) => {
                     state.stats.expired += 1;
                     state.fail(ticket, Error::Deadline("the deadline passed in the queue".into()));
@@ -70,16 +83,33 @@ impl Worker<'_> {
                     state.finish_if_done(ticket);
                 }
                 Step::Wait(until) => {
-                    use std::sync::PoisonError;
-                    let work = &self.shared.work;
-                    state = match until.map(|at| at.saturating_duration_since(Instant::now())) {
-                        None => work.wait(state).unwrap_or_else(PoisonError::into_inner),
-                        Some(time) => {
-                            work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
-                        }
-                    };
+                    self.shared.free.fetch_add(1, Ordering::Relaxed);
+                    state = self.wait(state, until);
+                    self.shared.free.fetch_sub(1, Ordering::Relaxed);
                 }
             }
+        }
+    }
+
+    /// Until `until`, or a call: assists the lead that has the fewest assistants, or sleeps where nobody leads. No lead begins
+    /// unseen by a sleeper: what makes a wave ready is followed by a call.
+    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>, until: Option<Instant>) -> MutexGuard<'a, State> {
+        let mut time = until.map(|at| at.saturating_duration_since(Instant::now()));
+        if let Some(crew) = state.leads.iter().min_by_key(|crew| crew.assistants()).cloned() {
+            let seen = self.shared.calls();
+            drop(state);
+            let called = || self.shared.calls() != seen || until.is_some_and(|until| until <= Instant::now());
+            let look_again = crew.assist(called);
+            state = self.shared.lock();
+            if look_again || self.shared.calls() != seen {
+                return state;
+            }
+            time = Some(time.map_or(NAP, |time| time.min(NAP)));
+        }
+        let work = &self.shared.work;
+        match time {
+            None => work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
         }
     }
 
@@ -107,7 +137,7 @@ impl Worker<'_> {
             }
         }
         drop(state);
-        self.shared.work.notify_all();
+        self.shared.call();
     }
 
     fn compute(&mut self, wave: Vec<(Ticket, Pair)>) {
@@ -117,8 +147,8 @@ impl Worker<'_> {
         }
         let started = Instant::now();
         let (model, scratch) = (&self.shared.model, &mut self.scratch);
-        let logits =
-            caught("a wave", || model.forward(&batch, scratch)).and_then(|logits| finite(logits, &wave));
+        let logits = caught("a wave", || self.crew.lead(|| model.forward(&batch, scratch)))
+            .and_then(|logits| finite(logits, &wave));
         let time = started.elapsed();
         if logits.is_err() {
             // What a panic leaves in the arena is unknown. Where even a new one can't be had, the next wave tries again.
@@ -127,6 +157,8 @@ impl Worker<'_> {
             }
         }
         let mut state = self.shared.lock();
+        state.leads.retain(|crew| !Arc::ptr_eq(crew, &self.crew));
+        self.shared.dismiss();
         state.stats.waves += 1;
         state.stats.tokens += batch.tokens() as u64;
         state.stats.pairs += wave.len() as u64;
@@ -142,7 +174,7 @@ fn deliver(
     wave: &[(Ticket, Pair)],
     logits: &[f32], // [pairs]
     started: Instant,
-    time: std::time::Duration,
+    time: Duration,
 ) {
     // By ticket: a wave mixes requests, and each is told once.
     let mut tickets: BTreeMap<Ticket, Vec<usize>> = BTreeMap::new();

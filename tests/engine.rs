@@ -14,6 +14,25 @@ fn many(n: usize) -> Vec<&'static str> {
 }
 
 #[test]
+fn a_score_has_the_same_bits_alone_in_any_batch_and_with_any_number_of_threads() {
+    let bits = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    for directory in [mini_en(), golden("xlm-roberta"), golden("electra")] {
+        let contexts: Vec<String> = (0..23).map(|i| "Pandas eat bamboo. ".repeat(1 + i * 7 % 23)).collect();
+        let contexts: Vec<&str> = contexts.iter().map(String::as_str).collect();
+        let want = bits(logits(&engine(&directory, 1), "what is a panda?", &contexts));
+        for threads in 1..=3 {
+            let engine = engine(&directory, threads);
+            for _ in 0..3 {
+                assert_eq!(bits(logits(&engine, "what is a panda?", &contexts)), want, "{threads} threads");
+                for (context, want) in contexts.iter().zip(&want) {
+                    assert_eq!(bits(logits(&engine, "what is a panda?", &[context])), [*want]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn progressive_completions_bring_every_context_once_and_then_the_end() {
     let engine = engine(&mini_en(), 2);
     let whole = logits(&engine, "what is a panda?", &many(60));

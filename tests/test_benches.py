@@ -129,8 +129,12 @@ def test_errors_of_logits() -> None:
     assert error.changed == 0.5
     assert error.mean_logit == pytest.approx(0.6 / 6 / 4)
     assert error.max_score == pytest.approx(1 / (1 + np.exp(-0.2)) - 0.5)
-    said = accuracy.verdict(error, [("a", accuracy.Error(error.mean_score * 4, 1, 1, 0.5)), ("b", error)])
-    assert "1.00 x that of b, more than" in said
+    worse = accuracy.Error(error.mean_score * 4, 1.0, 1.0, 1.0)
+    assert accuracy.verdict(error, [worse, error, worse]) == [
+        ["mean error of a score", "0.25", "1.00", "at most 0.5"],
+        ["first places changed", "0.50", "1.00", "at most 0.5"],
+    ]
+    assert accuracy.verdict(none, [none])[0][1] == "no error there"
     assert "0 to 0.05: 0%" in accuracy.distribution(reference)
 
 

@@ -1,8 +1,13 @@
 //! Self-attention over packed sequences: no padding, no mask.
 
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Mutex;
+
 use super::lanes::{Kernel, Lanes};
 use super::math::Activation;
 use super::matrix::Buffer;
+use super::place::Place;
 use super::product::{Panels, Product, Start};
 use super::softmax::{exponentials, scale};
 
@@ -22,7 +27,21 @@ pub struct AttentionScratch {
     pub(super) absorbed: Buffer,
 }
 
-/// out[t, h] = softmax(q[t, h] . K[h]^T) V[h] within each sequence.
+thread_local! {
+    /// For a share in another thread's attention. A thread's own, not the leader's for each assistant: with n threads there
+    /// are n of these, not n times n.
+    static SPARE: RefCell<AttentionScratch> = RefCell::default();
+}
+
+/// Runs `work` in `scratch`, or where another thread is in that, in this thread's spare one.
+pub(super) fn with_scratch(scratch: &Mutex<&mut AttentionScratch>, work: impl FnOnce(&mut AttentionScratch)) {
+    match scratch.try_lock() {
+        Ok(mut scratch) => work(&mut scratch),
+        Err(_) => SPARE.with_borrow_mut(work),
+    }
+}
+
+/// out[t, h] = softmax(q[t, h] . K[h]^T) V[h] within each sequence, for some of the heads.
 pub(super) struct Attention<'a> {
     /// [tokens, 3, heads, head_dim]: q, k, v. The scale is in q.
     pub qkv: &'a [f32],
@@ -30,8 +49,10 @@ pub(super) struct Attention<'a> {
     pub cu_seqlens: &'a [u32],
     pub heads: usize,
     pub head_dim: usize,
-    /// [tokens, heads, head_dim]
-    pub out: &'a mut [f32],
+    /// Those to compute.
+    pub these: Range<usize>,
+    /// [tokens, these, head_dim]
+    pub out: Place<'a>,
     pub scratch: &'a mut AttentionScratch,
 }
 
@@ -39,19 +60,21 @@ impl Kernel for Attention<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
+    fn run<L: Lanes>(mut self, lanes: L) {
         let width = self.heads * self.head_dim;
         for ends in self.cu_seqlens.windows(2) {
             let (first, last) = (ends[0] as usize, ends[1] as usize);
             // An empty sequence has no first token to point at.
-            for head in 0..if first < last { self.heads } else { 0 } {
+            let heads = if first < last { self.these.clone() } else { 0..0 };
+            for (place, head) in heads.enumerate() {
+                let columns = place * self.head_dim..(place + 1) * self.head_dim;
                 let one = Head {
                     qkv: &self.qkv[first * 3 * width..last * 3 * width],
                     width,
                     offset: head * self.head_dim,
                     head_dim: self.head_dim,
                     tokens: last - first,
-                    out: &mut self.out[first * width..last * width],
+                    out: self.out.part(first..last, columns),
                     scratch: self.scratch,
                 };
                 lanes.run(one);
@@ -70,8 +93,8 @@ struct Head<'a> {
     offset: usize,
     head_dim: usize,
     tokens: usize,
-    /// [tokens, width]
-    out: &'a mut [f32],
+    /// [tokens, head_dim]
+    out: Place<'a>,
     scratch: &'a mut AttentionScratch,
 }
 
@@ -151,14 +174,13 @@ impl Head<'_> {
             columns: 0..tokens,
             start: Start::Zero,
             activation: Activation::None,
-            out: scores,
-            ldo: stride,
+            out: Place::new(scores, rows, tokens, stride),
         });
         let mut factors = [0.0; QUERIES];
         for (row, factor) in scores.chunks_exact_mut(stride).zip(&mut factors) {
             *factor = exponentials(lanes, &mut row[..tokens]);
         }
-        let out = &mut self.out[first * width + self.offset..];
+        let mut out = self.out.part(first..first + rows, 0..dim);
         lanes.run(Product {
             x: scores,
             ldx: stride,
@@ -167,11 +189,10 @@ impl Head<'_> {
             columns: 0..dim,
             start: Start::Zero,
             activation: Activation::None,
-            out,
-            ldo: width,
+            out: out.part(0..rows, 0..dim),
         });
-        for (row, &factor) in out.chunks_mut(width).zip(&factors[..rows]) {
-            scale(lanes, &mut row[..dim], factor);
+        for (row, &factor) in factors[..rows].iter().enumerate() {
+            scale(lanes, out.row(row), factor);
         }
     }
 }

@@ -6,6 +6,7 @@
 use super::attention::AttentionScratch;
 use super::lanes::{Kernel, Lanes};
 use super::math::Activation;
+use super::place::Place;
 use super::product::{Panels, Product, Start};
 use super::softmax::{exponentials, scale};
 
@@ -38,6 +39,7 @@ impl Kernel for ClsAttention<'_> {
         let sequences = self.cu_seqlens.len() - 1;
         let AttentionScratch { absorbed, scores, .. } = self.scratch;
         let absorbed = absorbed.grown(sequences * heads * width);
+        let mut place = Place::new(absorbed, sequences, heads * width, heads * width);
         for head in 0..heads {
             // u[s, head] = W_k,head^T q[s, head]
             lanes.run(Product {
@@ -48,8 +50,7 @@ impl Kernel for ClsAttention<'_> {
                 columns: 0..width,
                 start: Start::Zero,
                 activation: Activation::None,
-                out: &mut absorbed[(head * width).min(sequences * heads * width)..],
-                ldo: heads * width,
+                out: place.part(0..sequences, head * width..(head + 1) * width),
             });
         }
         for (ends, absorbed) in self.cu_seqlens.windows(2).zip(absorbed.chunks_exact_mut(heads * width)) {
@@ -119,8 +120,7 @@ impl Kernel for Context<'_> {
             columns: 0..width,
             start: Start::Zero,
             activation: Activation::None,
-            out: absorbed,
-            ldo: width,
+            out: Place::new(absorbed, heads, width, width),
         });
     }
 }

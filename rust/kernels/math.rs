@@ -4,6 +4,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E};
 use std::marker::PhantomData;
 
 use super::lanes::{Kernel, Lanes, ROUNDER};
+use super::place::Place;
 
 /// What follows a linear layer, elementwise.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,10 +144,7 @@ impl Function for Tanh {
 
 /// The activation over a block of rows, in place.
 pub(super) struct Activate<'a> {
-    /// [rows, width] with row stride `stride`; the last row may end at its width.
-    pub x: &'a mut [f32],
-    pub stride: usize,
-    pub width: usize,
+    pub x: Place<'a>,
     pub activation: Activation,
 }
 
@@ -171,10 +169,10 @@ impl<F: Function> Kernel for Map<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        for row in self.0.x.chunks_mut(self.0.stride) {
-            let width = self.0.width.min(row.len());
-            let mut vectors = row[..width].chunks_exact_mut(L::LANES);
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let x = &mut self.0.x;
+        for row in 0..x.rows() {
+            let mut vectors = x.row(row).chunks_exact_mut(L::LANES);
             for chunk in &mut vectors {
                 lanes.write(F::of(lanes, lanes.read(chunk)), chunk);
             }

@@ -16,6 +16,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_formats;
 mod cls;
+mod crew;
 mod format;
 mod lanes;
 mod math;
@@ -27,6 +28,7 @@ mod narrow_product;
 mod narrow_tests;
 mod norm;
 mod peak;
+mod place;
 mod portable;
 mod portable_formats;
 mod product;
@@ -38,11 +40,12 @@ mod softmax;
 mod tests;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use memmap2::Mmap;
 
 pub use attention::AttentionScratch;
+pub use crew::Crew;
 pub use format::Precision;
 pub use math::Activation;
 pub use matrix::PackedMatrix;
@@ -52,6 +55,7 @@ pub use quantize::NarrowInputs;
 
 use lanes::{Kernel, Lanes};
 use matrix::Buffer;
+use place::Place;
 use portable::Portable;
 use product::{Panels, Product, Start};
 
@@ -187,7 +191,12 @@ impl Kernels {
         out: &mut [f32],
         ldo: usize,
     ) {
-        self.linear_columns(x, ldx, rows, w, bias, activation, 0..w.n(), out, ldo);
+        let out = Place::new(out, rows, w.n(), ldo);
+        crew::split(w.n(), w.panel(), |columns| {
+            // SAFETY: `split` gives each column to one part.
+            let out = unsafe { out.share(columns.clone()) };
+            self.product(x, ldx, rows, w, bias, activation, columns, out);
+        });
     }
 
     /// `linear` for some of the outputs alone: bias is still [n]; out holds these columns, [rows, columns.len()] with row
@@ -205,16 +214,32 @@ impl Kernels {
         out: &mut [f32],
         ldo: usize,
     ) {
+        let out = Place::new(out, rows, columns.len(), ldo);
+        self.product(x, ldx, rows, w, bias, activation, columns, out);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn product(
+        &self,
+        x: &[f32],
+        ldx: usize,
+        rows: usize,
+        w: &PackedMatrix,
+        bias: &[f32],
+        activation: Activation,
+        columns: Range<usize>,
+        out: Place,
+    ) {
         assert_eq!(w.panel(), self.panel(), "the weights were packed for another instruction set");
         let right = Panels::packed(w.data(), w.k(), w.n(), w.panel());
         let start = if bias.is_empty() { Start::Zero } else { Start::Bias(bias) };
-        self.run(Product { x, ldx, rows, right, columns, start, activation, out, ldo });
+        self.run(Product { x, ldx, rows, right, columns, start, activation, out });
     }
 
     /// x = activation(x), elementwise.
     pub fn activate(&self, x: &mut [f32], activation: Activation) {
-        let width = x.len().max(1);
-        self.run(math::Activate { x, stride: width, width, activation });
+        let width = x.len();
+        self.run(math::Activate { x: Place::new(x, 1, width, width), activation });
     }
 
     /// x[r] = LayerNorm(x[r] + residual[r]) * gamma + beta; x and residual are [rows, width].
@@ -258,8 +283,17 @@ impl Kernels {
     ) {
         let width = heads * head_dim;
         assert!(width > 0 && qkv.len() == 3 * out.len(), "qkv is not three times out");
-        check_sequences(cu_seqlens, out.len() / width);
-        self.run(attention::Attention { qkv, cu_seqlens, heads, head_dim, out, scratch });
+        let tokens = out.len() / width;
+        check_sequences(cu_seqlens, tokens);
+        let out = Place::new(out, tokens, width, width);
+        let scratch = Mutex::new(scratch);
+        crew::split(heads, 1, |these| {
+            // SAFETY: `split` gives each head to one part.
+            let out = unsafe { out.share(these.start * head_dim..these.end * head_dim) };
+            attention::with_scratch(&scratch, |scratch| {
+                self.run(attention::Attention { qkv, cu_seqlens, heads, head_dim, these, out, scratch });
+            });
+        });
     }
 
     /// The last layer's attention for each sequence's first row alone, K and V never formed. x is [tokens, width], width =

@@ -13,8 +13,9 @@ use super::matrix::Buffer;
 use super::narrow::{Inputs, NarrowMatrix, Pack, Restore};
 use super::narrow_product::NarrowProduct;
 use super::peak::FormatPeak;
+use super::place::Place;
 use super::quantize::{NarrowInputs, Quantize};
-use super::{Isa, portable_formats};
+use super::{Isa, crew, portable_formats};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2_formats, avx512_formats};
 
@@ -157,7 +158,14 @@ impl NarrowKernels {
         out: &mut [f32],
         ldo: usize,
     ) {
-        self.run(NarrowProduct { inputs, rows, w, bias, activation, columns, out, ldo });
+        let (first, out) = (columns.start, Place::new(out, rows, columns.len(), ldo));
+        // Shared with the thread's crew, if it leads one.
+        crew::split(columns.len(), w.panel(), |part| {
+            // SAFETY: `split` gives each column to one part.
+            let out = unsafe { out.share(part.clone()) };
+            let columns = first + part.start..first + part.end;
+            self.run(NarrowProduct { inputs, rows, w, bias, activation, columns, out });
+        });
     }
 
     /// As [`super::Kernels::peak`], of this format's products.

@@ -8,6 +8,7 @@ use super::format::{Format, FormatKernel, Precision};
 use super::lanes::Lanes;
 use super::math::{Activate, Activation};
 use super::narrow::NarrowMatrix;
+use super::place::Place;
 use super::quantize::{NarrowInputs, stride};
 
 /// The rows that all panels read in turn take about this much of L2.
@@ -22,9 +23,8 @@ pub(super) struct NarrowProduct<'a> {
     pub activation: Activation,
     /// Begins at a panel.
     pub columns: Range<usize>,
-    /// [rows, columns], row stride `ldo`.
-    pub out: &'a mut [f32],
-    pub ldo: usize,
+    /// [rows, columns]
+    pub out: Place<'a>,
 }
 
 impl FormatKernel for NarrowProduct<'_> {
@@ -71,12 +71,8 @@ impl NarrowProduct<'_> {
             assert!(self.inputs.low.len() >= self.rows && self.inputs.step.len() >= self.rows);
             assert!(w.scales.len() == w.n && w.sums.len() == w.n);
         }
-        let width = end.saturating_sub(start);
-        let last = (self.rows.max(1) - 1) * self.ldo + width;
-        assert!(
-            self.rows == 0 || (self.ldo >= width && last <= self.out.len()),
-            "out is shorter than its shape"
-        );
+        let shape = (self.rows, end.saturating_sub(start));
+        assert!((self.out.rows(), self.out.width()) == shape, "out has another shape");
     }
 
     #[inline(always)]
@@ -84,6 +80,7 @@ impl NarrowProduct<'_> {
         let width = (self.columns.end - column).min(F::Lanes::PANEL);
         let groups = self.w.k.div_ceil(F::GROUP);
         let left = column - self.columns.start;
+        let (out, ldo) = (self.out.as_mut_ptr(), self.out.stride());
         for row in rows.clone().step_by(F::TILE_ROWS) {
             let part = Part::<F> {
                 x: self.inputs.data.as_slice::<F::Input>().as_ptr().wrapping_add(row * stride(self.w.k)),
@@ -95,8 +92,8 @@ impl NarrowProduct<'_> {
                 bias: self.bias,
                 low: self.inputs.low.get(row..).unwrap_or(&[]),
                 step: self.inputs.step.get(row..).unwrap_or(&[]),
-                out: self.out.as_mut_ptr().wrapping_add(row * self.ldo + left),
-                ldo: self.ldo,
+                out: out.wrapping_add(row * ldo + left),
+                ldo,
                 width,
             };
             match (rows.end - row).min(F::TILE_ROWS) {
@@ -110,10 +107,9 @@ impl NarrowProduct<'_> {
                 _ => format.run(Tile::<F, 8>(part)),
             }
         }
-        if self.activation != Activation::None && !rows.is_empty() {
-            let (first, last) = (rows.start * self.ldo + left, (rows.end - 1) * self.ldo + left + width);
-            let x = &mut self.out[first..last];
-            format.lanes().run(Activate { x, stride: self.ldo, width, activation: self.activation });
+        if self.activation != Activation::None {
+            let x = self.out.part(rows, left..left + width);
+            format.lanes().run(Activate { x, activation: self.activation });
         }
     }
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::lanes::{Kernel, Lanes, prefetch};
 use super::math::{Activate, Activation};
+use super::place::{Place, fits};
 
 /// Rows of x that one pass over a block of k takes: a wave of the usual size in one, so that the weights, which come from
 /// memory in a model of any size, are read once. 144 was tried: as good with weights that the cache holds, and a tenth of
@@ -59,18 +60,8 @@ pub(super) struct Product<'a> {
     pub columns: Range<usize>,
     pub start: Start<'a>,
     pub activation: Activation,
-    /// [rows, columns], row stride `ldo`.
-    pub out: &'a mut [f32],
-    pub ldo: usize,
-}
-
-/// Whether `rows` rows of `width` with row stride `stride` lie in a slice of `len`.
-fn fits(len: usize, rows: usize, width: usize, stride: usize) -> bool {
-    if rows == 0 || width == 0 {
-        return true;
-    }
-    let end = (rows - 1).checked_mul(stride).and_then(|last| last.checked_add(width));
-    (stride >= width || rows == 1) && end.is_some_and(|end| end <= len)
+    /// [rows, columns]
+    pub out: Place<'a>,
 }
 
 impl Product<'_> {
@@ -84,7 +75,10 @@ impl Product<'_> {
             right.n
         );
         assert!(fits(self.x.len(), self.rows, right.k, self.ldx), "x is shorter than its shape");
-        assert!(fits(self.out.len(), self.rows, end - start, self.ldo), "out is shorter than its shape");
+        assert!(
+            self.out.rows() == self.rows && self.out.width() == end.saturating_sub(start),
+            "out has another shape"
+        );
         if start < end {
             // The last panel may be narrow where the matrix is row-major; its loads are then masked.
             let (panel, last) = ((end - 1) / L::PANEL, (end - 1) % L::PANEL + 1);
@@ -141,14 +135,14 @@ impl Product<'_> {
         let right = &self.right;
         let left = column - self.columns.start; // in out
         let width = (self.columns.end - column).min(L::PANEL);
-        let out = self.out.as_mut_ptr();
+        let (out, ldo) = (self.out.as_mut_ptr(), self.out.stride());
         let tiles = rows.len().div_ceil(L::TILE_ROWS);
         let mut coming = self.coming::<L>(&depth, column, tiles);
         for row in rows.clone().step_by(L::TILE_ROWS) {
             // wrapping_add: the pointers of an empty product may lie outside, and aren't followed.
-            let to = out.wrapping_add(row * self.ldo + left);
+            let to = out.wrapping_add(row * ldo + left);
             let (start, start_stride) = match self.start {
-                _ if depth.start > 0 => (to.cast_const(), self.ldo),
+                _ if depth.start > 0 => (to.cast_const(), ldo),
                 Start::Bias(bias) => (bias.as_ptr().wrapping_add(column), 0),
                 Start::Zero => (std::ptr::null(), 0),
             };
@@ -164,7 +158,7 @@ impl Product<'_> {
                 start,
                 start_stride,
                 out: to,
-                ldo: self.ldo,
+                ldo,
                 width,
             };
             coming.ask();
@@ -173,9 +167,8 @@ impl Product<'_> {
             unsafe { part.run(lanes, height) };
         }
         if self.activation != Activation::None && depth.end == right.k {
-            let (first, last) = (rows.start * self.ldo + left, (rows.end - 1) * self.ldo + left + width);
-            let x = &mut self.out[first..last];
-            lanes.run(Activate { x, stride: self.ldo, width, activation: self.activation });
+            let x = self.out.part(rows, left..left + width);
+            lanes.run(Activate { x, activation: self.activation });
         }
     }
 }

@@ -33,9 +33,9 @@ impl Form {
         Some(Self { dtype: dtype?.to_string(), kernels: kernels?.to_string() })
     }
 
-    /// Of a directory; its own error where there is no reading it.
+    /// Of a directory. One that can't be read is not packed: loading it says what is wrong.
     pub fn of_directory(directory: &Path) -> Result<Option<Self>> {
-        let weights = Weights::open(directory)?;
+        let Ok(weights) = Weights::open(directory) else { return Ok(None) };
         match weights.metadata("rerankd.packed") {
             None | Some(VERSION) => Ok(Self::of(&weights)),
             Some(other) => Err(weights.refusal(format_args!(
