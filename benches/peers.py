@@ -24,7 +24,20 @@ from benches import environment, report
 from benches.checkpoints import make
 from benches.contenders import CannotRunError
 from benches.corpus import WORKLOADS, Workload, load_tokenizer, pairs
-from benches.race import HEADER, OURS, PEERS, SUMMARY, Entry, bars, rows, search, summary, turns, ways
+from benches.race import (
+    HEADER,
+    OURS,
+    PEERS,
+    SUMMARY,
+    Entry,
+    bars,
+    batches,
+    rows,
+    search,
+    summary,
+    turns,
+    ways,
+)
 from benches.worker import TooSlowError, Worker, folders, write
 
 # What every contender's logits are compared with: not ours, and there whatever else is.
@@ -92,7 +105,8 @@ class Race:
         workers = {way: worker for way, worker in candidates.items() if worker is not None}
         if not workers:
             return None
-        best = search(lambda way, batch: float(workers[way].ask("time", batch)["score"]), list(workers))
+        keys = [(way, batch) for way in workers for batch in batches(self.workload.lengths())]
+        best = search(lambda way, batch: float(workers[way].ask("time", batch)["score"]), keys)
         for worker in workers.values():
             worker.close()
         tokens = sum(self.workload.lengths())

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::format::{Format, FormatKernel, Precision};
-use super::lanes::Lanes;
+use super::lanes::{Lanes, prefetch};
 use super::math::{Activate, Activation};
 use super::narrow::NarrowMatrix;
 use super::place::Place;
@@ -81,6 +81,12 @@ impl NarrowProduct<'_> {
         let groups = self.w.k.div_ceil(F::GROUP);
         let left = column - self.columns.start;
         let (out, ldo) = (self.out.as_mut_ptr(), self.out.stride());
+        // The next panel lies right behind this one: each tile asks for its share of the lines, evenly over k, as the f32
+        // product does.
+        let panel = groups * F::GROUP * F::Lanes::PANEL * size_of::<F::Weight>();
+        let lines = (panel / 64).div_ceil(rows.len().div_ceil(F::TILE_ROWS).max(1));
+        let mut coming =
+            self.w.data.as_slice::<u8>().as_ptr().wrapping_add((column / F::Lanes::PANEL + 1) * panel);
         for row in rows.clone().step_by(F::TILE_ROWS) {
             let part = Part::<F> {
                 x: self.inputs.data.as_slice::<F::Input>().as_ptr().wrapping_add(row * stride(self.w.k)),
@@ -95,7 +101,10 @@ impl NarrowProduct<'_> {
                 out: out.wrapping_add(row * ldo + left),
                 ldo,
                 width,
+                coming: coming.cast(),
+                every: groups.div_ceil(lines).max(1),
             };
+            coming = coming.wrapping_add(64 * lines);
             match (rows.end - row).min(F::TILE_ROWS) {
                 1 => format.run(Tile::<F, 1>(part)),
                 2 => format.run(Tile::<F, 2>(part)),
@@ -134,6 +143,10 @@ struct Part<'a, F: Format> {
     out: *mut f32,
     ldo: usize,
     width: usize,
+    /// What to ask for meanwhile, a line
+    coming: *const f32,
+    /// for every so many groups.
+    every: usize,
 }
 
 /// `HEIGHT` rows, in registers for the whole of k. Made only after `check`, which has shown that the pointers are good.
@@ -159,22 +172,27 @@ impl<T: Format, const HEIGHT: usize> Tile<'_, T, HEIGHT> {
         let (mut x, mut w) = (self.0.x.cast::<F::Input>(), self.0.w.cast::<F::Weight>());
         let vector = F::Lanes::LANES * F::GROUP;
         let mut sums = [[format.zero(); VECTORS]; HEIGHT];
-        for _ in 0..self.0.groups {
-            // SAFETY: check() has shown that the panel has this group, and each row of x.
-            let mut weights = [unsafe { format.weights(w) }; VECTORS];
-            for (v, weights) in weights.iter_mut().enumerate() {
-                // SAFETY: as above.
-                *weights = unsafe { format.weights(w.add(v * vector)) };
-            }
-            for (r, row) in sums.iter_mut().enumerate() {
-                // SAFETY: as above.
-                let inputs = unsafe { format.inputs(x.add(r * self.0.ldx)) };
-                for (sum, &weights) in row.iter_mut().zip(&weights) {
-                    *sum = format.dot(*sum, inputs, weights);
+        let mut coming = self.0.coming;
+        for first in (0..self.0.groups).step_by(self.0.every) {
+            prefetch(coming);
+            coming = coming.wrapping_add(16);
+            for _ in first..(first + self.0.every).min(self.0.groups) {
+                // SAFETY: check() has shown that the panel has this group, and each row of x.
+                let mut weights = [unsafe { format.weights(w) }; VECTORS];
+                for (v, weights) in weights.iter_mut().enumerate() {
+                    // SAFETY: as above.
+                    *weights = unsafe { format.weights(w.add(v * vector)) };
                 }
+                for (r, row) in sums.iter_mut().enumerate() {
+                    // SAFETY: as above.
+                    let inputs = unsafe { format.inputs(x.add(r * self.0.ldx)) };
+                    for (sum, &weights) in row.iter_mut().zip(&weights) {
+                        *sum = format.dot(*sum, inputs, weights);
+                    }
+                }
+                x = x.wrapping_add(F::GROUP);
+                w = w.wrapping_add(VECTORS * vector);
             }
-            x = x.wrapping_add(F::GROUP);
-            w = w.wrapping_add(VECTORS * vector);
         }
         for (r, row) in sums.iter().enumerate() {
             for (v, &sum) in row.iter().enumerate() {
