@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use rerankd::Error;
-use rerankd::engine::Engine;
+use rerankd::engine::{Engine, Options};
 use rerankd::tokenize::Overflow;
 
 fn many(n: usize) -> Vec<&'static str> {
@@ -16,20 +16,54 @@ fn many(n: usize) -> Vec<&'static str> {
 #[test]
 fn a_score_has_the_same_bits_alone_in_any_batch_and_with_any_number_of_threads() {
     let bits = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-    for directory in [mini_en(), golden("xlm-roberta"), golden("electra")] {
+    for (directory, dtype) in [mini_en(), golden("xlm-roberta"), golden("electra")]
+        .iter()
+        .flat_map(|directory| ["f32", "bf16", "int8"].map(|dtype| (directory, dtype)))
+    {
+        let engine = |threads| {
+            Engine::load(&Options { dtype: dtype.into(), emulate: true, ..options(directory, threads) })
+                .unwrap()
+        };
         let contexts: Vec<String> = (0..23).map(|i| "Pandas eat bamboo. ".repeat(1 + i * 7 % 23)).collect();
         let contexts: Vec<&str> = contexts.iter().map(String::as_str).collect();
-        let want = bits(logits(&engine(&directory, 1), "what is a panda?", &contexts));
+        let want = bits(logits(&engine(1), "what is a panda?", &contexts));
         for threads in 1..=3 {
-            let engine = engine(&directory, threads);
+            let engine = engine(threads);
             for _ in 0..3 {
-                assert_eq!(bits(logits(&engine, "what is a panda?", &contexts)), want, "{threads} threads");
+                let got = bits(logits(&engine, "what is a panda?", &contexts));
+                assert_eq!(got, want, "{dtype}, {threads} threads");
                 for (context, want) in contexts.iter().zip(&want) {
-                    assert_eq!(bits(logits(&engine, "what is a panda?", &[context])), [*want]);
+                    assert_eq!(bits(logits(&engine, "what is a panda?", &[context])), [*want], "{dtype}");
                 }
             }
         }
     }
+}
+
+#[test]
+fn requests_that_come_while_threads_assist_have_the_same_bits() {
+    let engine = engine(&mini_en(), 3);
+    let contexts: Vec<String> = (0..12).map(|i| "Pandas eat bamboo. ".repeat(1 + i * 5 % 12)).collect();
+    let contexts: Vec<&str> = contexts.iter().map(String::as_str).collect();
+    let want = logits(&engine, "what is a panda?", &contexts);
+    std::thread::scope(|scope| {
+        for asker in 0..4usize {
+            let (engine, contexts, want) = (&engine, &contexts, &want);
+            scope.spawn(move || {
+                for round in 0..40 {
+                    // One pair, or a few; with a deadline to watch, or none.
+                    let some = (asker + round) % 12..((asker + round) % 12 + 1 + round % 4).min(12);
+                    let deadline = (round % 2 == 0).then(|| Instant::now() + Duration::from_secs(600));
+                    let request = rerankd::request::Job {
+                        deadline,
+                        ..job("what is a panda?", &contexts[some.clone()])
+                    };
+                    assert_eq!(ask(engine, request).unwrap().logits, want[some]);
+                }
+            });
+        }
+    });
+    assert_eq!((engine.stats().tickets, engine.stats().queue_tokens), (0, 0));
 }
 
 #[test]

@@ -6,14 +6,21 @@ use std::collections::HashMap;
 
 use common::*;
 use half::{bf16, f16};
+use rerankd::engine::{Engine, Options};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, serialize_to_file};
 
 const BAR: f64 = 1e-4;
 
 fn worst(directory: &std::path::Path, file: &std::path::Path) -> f64 {
-    let engine = engine(directory, 2);
-    let mut worst = 0.0f64;
+    worst_in("f32", directory, file).0
+}
+
+/// The greatest difference from the reference, and the reference's spread.
+fn worst_in(dtype: &str, directory: &std::path::Path, file: &std::path::Path) -> (f64, f64) {
+    let options = Options { dtype: dtype.into(), emulate: true, ..options(directory, 2) };
+    let engine = Engine::load(&options).unwrap();
+    let (mut worst, mut low, mut high) = (0.0f64, f64::INFINITY, f64::NEG_INFINITY);
     for case in cases(file) {
         let contexts: Vec<&str> = case.contexts.iter().map(String::as_str).collect();
         let answer = ask(&engine, job(&case.query, &contexts)).unwrap();
@@ -21,9 +28,23 @@ fn worst(directory: &std::path::Path, file: &std::path::Path) -> f64 {
         assert_eq!(answer.ids, (0..contexts.len() as u32).collect::<Vec<_>>());
         for (ours, reference) in answer.logits.iter().zip(&case.logits) {
             worst = worst.max((f64::from(*ours) - reference).abs());
+            (low, high) = (low.min(*reference), high.max(*reference));
         }
     }
-    worst
+    (worst, high - low)
+}
+
+#[test]
+fn narrow_precisions_keep_near_the_reference() {
+    let mini = (mini_en(), root().join("tests/golden/mini-en-cases.json"), "mini-en");
+    let goldens = GOLDENS.map(|name| (golden(name), golden(name).join("cases.json"), name));
+    for (directory, file, name) in goldens.into_iter().chain([mini]) {
+        for (dtype, share) in [("bf16", 0.05), ("int8", 0.5)] {
+            let (worst, spread) = worst_in(dtype, &directory, &file);
+            println!("{name} in {dtype}: max |logit - reference| = {:.1e} of the spread", worst / spread);
+            assert!(worst <= share * spread, "{name} in {dtype}: {worst} of {spread}");
+        }
+    }
 }
 
 #[test]

@@ -87,7 +87,7 @@ RUST_ROOMS = rooms("""
     model:          model/linear model/packed
     model:          kernels weights batch error
     request:        completions scheduler tokenize error
-    workers:        engine request scheduler completions tokenize model batch error
+    workers:        engine request scheduler completions tokenize model kernels batch error
     engine:         workers request scheduler completions tokenize model model/config model/packed
     engine:         batch weights device kernels error
     py:             engine request scheduler completions tokenize device error

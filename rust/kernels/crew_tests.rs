@@ -26,7 +26,9 @@ fn assisted<R>(assistants: usize, work: impl FnOnce() -> R) -> R {
     std::thread::scope(|scope| {
         for _ in 0..assistants {
             scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) && !crew.assist(|| over.load(Ordering::Relaxed)) {}
+                while !over.load(Ordering::Relaxed) {
+                    crew.assist(|| over.load(Ordering::Relaxed));
+                }
             });
         }
         let _over = Over(&over);

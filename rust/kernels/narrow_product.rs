@@ -102,7 +102,7 @@ impl NarrowProduct<'_> {
                 ldo,
                 width,
                 coming: coming.cast(),
-                every: groups.div_ceil(lines).max(1),
+                every: groups.div_ceil(lines.max(1)).max(1),
             };
             coming = coming.wrapping_add(64 * lines);
             match (rows.end - row).min(F::TILE_ROWS) {
