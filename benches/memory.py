@@ -81,7 +81,7 @@ def main() -> None:
             rows.append(child(out, dtype, options.threads, text))
     note = (
         f"After {PAIRS} pairs of 24 to 63 tokens; {options.threads} threads; {load}. RssFile is of mapped "
-        "files: the word table's pages that were touched, and a packed model's weights, which processes share."
+        "files: the pages touched of the word table, and a packed model's weights, which processes share."
     )
     body = report.table(HEADER, rows) + "\n\n" + note
     print(body)
