@@ -159,8 +159,9 @@ class Bench:
 
 NOTE = """{queries} questions with {contexts} contexts each on mini-en, against {reference}, whose logits
 spread over {spread:.2f} and agree with those of {control} within {off:.1e}. Shares of its scores by size:
-{scores}. Where the machine has no instructions
-for a precision of ours, they are emulated: that costs time, and rounds the same."""
+{scores}.
+Where the machine has no instructions for a precision of ours, they are emulated: that costs time, and rounds
+the same."""
 
 
 def main() -> None:
