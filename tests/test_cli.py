@@ -377,7 +377,9 @@ def test_a_reader_that_has_had_enough() -> None:
 
 def test_ctrl_c_is_130_and_says_nothing() -> None:
     ours, theirs = pty.openpty()
-    with subprocess.Popen([*COMMAND, "rank", QUERY], stdin=theirs, stderr=subprocess.PIPE) as process:
+    # A shell's background jobs start with SIGINT ignored, and so would what they start.
+    command = ["env", "--default-signal=INT", *COMMAND, "rank", QUERY]
+    with subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE) as process:
         os.close(theirs)
         assert process.stderr is not None
         # It is about to read once it has asked.
