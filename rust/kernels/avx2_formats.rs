@@ -2,7 +2,7 @@
 //!
 //! int8: `vpmaddubsw` multiplies u8 by i8 and adds pairs in 16 bits, where they saturate; with inputs of 7 bits and weights
 //! of 7 with their sign, two such sums still fit, and one `vpmaddwd` widens both. Inputs and weights of 8 bits were tried,
-//! widened to 16 and multiplied by `vpmaddwd`: exact too and half the error, but with a third more multiplications and as
+//! widened to 16 and multiplied by `vpmaddwd`: exact too and two thirds of the error, but with a third more multiplications and as
 //! many additions, 8 instructions for what takes 5 here.
 //!
 //! bf16: widened to f32 when loaded; this saves memory, not time.
@@ -10,7 +10,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::format::{Format, FormatKernel, Precision, bf16_bits, format_methods};
+use super::format::{Format, FormatKernel, Precision, bf16_bits, compiled_run};
 use super::lanes::proven;
 
 #[derive(Clone, Copy)]
@@ -55,7 +55,7 @@ impl Format for Int8 {
     fn lanes(self) -> Avx2 {
         self.0
     }
-    format_methods!("avx2,fma", self);
+    compiled_run!("avx2,fma", self);
 
     proven! {
         fn zero(self) -> __m256i { _mm256_setzero_si256() }
@@ -108,7 +108,7 @@ impl Format for Bf16 {
     fn lanes(self) -> Avx2 {
         self.0
     }
-    format_methods!("avx2,fma", self);
+    compiled_run!("avx2,fma", self);
 
     proven! {
         fn zero(self) -> __m256 { _mm256_setzero_ps() }

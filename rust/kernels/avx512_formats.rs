@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::avx512::Avx512;
-use super::format::{Format, FormatKernel, Precision, bf16_bits, format_methods};
+use super::format::{Format, FormatKernel, Precision, bf16_bits, compiled_run};
 use super::lanes::proven;
 
 /// Proves that the CPU has AVX-512 VNNI, and AVX-512 F with it.
@@ -55,7 +55,7 @@ impl Format for Int8 {
     fn lanes(self) -> Avx512 {
         self.0
     }
-    format_methods!("avx512vnni,avx512f,avx2,fma", self);
+    compiled_run!("avx512vnni,avx512f,avx2,fma", self);
 
     proven! {
         fn zero(self) -> __m512i { _mm512_setzero_si512() }
@@ -98,7 +98,7 @@ impl Format for Bf16 {
     fn lanes(self) -> Avx512 {
         self.0
     }
-    format_methods!("avx512bf16,avx512f,avx2,fma", self);
+    compiled_run!("avx512bf16,avx512f,avx2,fma", self);
 
     proven! {
         fn zero(self) -> __m512 { _mm512_setzero_ps() }

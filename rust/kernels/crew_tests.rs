@@ -184,6 +184,14 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
+/// `work` gives the same alone and with assistants.
+fn same_to_the_bit(work: impl Fn() -> Vec<f32>, what: &str) {
+    let alone = work();
+    for assistants in [1, 2] {
+        assert_eq!(bits(&assisted(assistants, &work)), bits(&alone), "{what}");
+    }
+}
+
 #[test]
 fn linear_is_the_same_to_the_bit() {
     let shapes = [(1, 1, 64), (1, 768, 768), (7, 50, 19), (128, 96, 64), (150, 241, 400), (290, 333, 31)];
@@ -196,11 +204,7 @@ fn linear_is_the_same_to_the_bit() {
                 kernels.linear(&x, k, rows, &packed, &bias, Activation::Gelu, &mut out, n + 3);
                 out
             };
-            let alone = product();
-            for assistants in [1, 2] {
-                let shared = assisted(assistants, product);
-                assert_eq!(bits(&shared), bits(&alone), "{} {rows} x {n} x {k}", kernels.name());
-            }
+            same_to_the_bit(product, &format!("{} {rows} x {n} x {k}", kernels.name()));
         }
     }
 }
@@ -219,11 +223,7 @@ fn narrow_products_are_the_same_to_the_bit() {
                 kernels.linear(&inputs, rows, &packed, &bias, Activation::Gelu, 0..n, &mut out, n + 3);
                 out
             };
-            let alone = product();
-            for assistants in [1, 2] {
-                let shared = assisted(assistants, product);
-                assert_eq!(bits(&shared), bits(&alone), "{} {rows} x {n} x {k}", kernels.name());
-            }
+            same_to_the_bit(product, &format!("{} {rows} x {n} x {k}", kernels.name()));
         }
     }
 }
@@ -245,11 +245,7 @@ fn attention_is_the_same_to_the_bit() {
                 kernels.attention(&qkv, &ends, heads, dim, &mut out, &mut scratch);
                 out
             };
-            let alone = attention();
-            for assistants in [1, 2] {
-                let shared = assisted(assistants, attention);
-                assert_eq!(bits(&shared), bits(&alone), "{} {ends:?} x {heads} x {dim}", kernels.name());
-            }
+            same_to_the_bit(attention, &format!("{} {ends:?} x {heads} x {dim}", kernels.name()));
         }
     }
 }

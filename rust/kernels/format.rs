@@ -72,8 +72,8 @@ pub(super) trait Format: Copy {
     unsafe fn store(self, v: <Self::Lanes as Lanes>::V, to: *mut Self::Input);
 }
 
-/// Methods whose bodies are intrinsics that touch no memory, by the format's own proof.
-macro_rules! format_methods {
+/// [`Format::run`], compiled with the format's features.
+macro_rules! compiled_run {
     ($features:literal, $this:ident) => {
         #[inline(always)]
         fn run<K: FormatKernel>($this, kernel: K) -> K::Output {
@@ -87,7 +87,7 @@ macro_rules! format_methods {
     };
 }
 #[cfg(target_arch = "x86_64")]
-pub(super) use format_methods;
+pub(super) use compiled_run;
 
 /// bf16's 16 bits of `x`, rounded to even; NaN stays one.
 pub(super) fn bf16_bits(x: f32) -> u16 {
