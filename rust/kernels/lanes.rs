@@ -102,7 +102,7 @@ pub(super) trait Lanes: Copy {
 
 /// Asks for a cache line to be brought into L2. Any address will do.
 #[inline(always)]
-pub(super) fn prefetch(line: *const f32) {
+fn prefetch(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is x86_64's baseline, and a prefetch of a bad address does nothing.
     unsafe {
@@ -111,6 +111,38 @@ pub(super) fn prefetch(line: *const f32) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
+}
+
+/// When a tile asks for lines that are wanted later: evenly over its steps. All at once they fill the core's list of misses,
+/// and the tile waits for memory after all.
+#[derive(Clone, Copy)]
+pub(super) struct Stops {
+    /// Steps from one stop to the next, a multiple of those that are written out.
+    pub every: usize,
+    /// Lines at each stop.
+    lines: usize,
+}
+
+impl Stops {
+    /// For `lines` lines, or a few more, in a tile of so many steps.
+    #[inline(always)]
+    pub(super) fn new(lines: usize, steps: usize, unroll: usize) -> Self {
+        if lines == 0 {
+            return Self { every: usize::MAX / 2, lines: 0 };
+        }
+        let every = (steps / lines / unroll).max(1) * unroll;
+        Self { every, lines: lines.div_ceil(steps.div_ceil(every).max(1)) }
+    }
+
+    /// One stop: what the next one asks for.
+    #[inline(always)]
+    pub(super) fn ask(self, mut coming: *const f32) -> *const f32 {
+        for _ in 0..self.lines {
+            prefetch(coming);
+            coming = coming.wrapping_add(16);
+        }
+        coming
+    }
 }
 
 /// Methods of a token whose bodies are intrinsics of that token's features, and nothing else.

@@ -3,12 +3,29 @@
 //! int8: x W^T = ((x - center) / s) (W s)^T + W center, whatever center and s [k] are. The inputs' center goes, so that
 //! a row's steps cover only what varies in it, and s moves range from inputs that are large to weights that are
 //! small (SmoothQuant, Xiao et al. 2023, with a half to each). Both come from the weights before, not from data: see
-//! [`Inputs`]. Then a row of inputs is low + step * q, q in 0..=255, and an output's weights are scale * w, w in
-//! -127..=127 (AVX2: 127 and 63): their product is scale * (step * (q . w) + low * sum(w)), and q . w is exact.
+//! [`Inputs`]. Then a block of a row's inputs is low + step * q, q in 0..=255, and the weights that an output has on them are
+//! scale * w, w in -127..=127 (AVX2: 127 and 63): their product is scale * (step * (q . w) + low * sum(w)), and q . w is
+//! exact. Blocks of [`BLOCK`] inputs have steps of their own, in the inputs and in the weights: a third less error than with
+//! one for all of k, for about a twentieth of the time.
 
 use super::format::{Format, FormatKernel, Precision};
 use super::lanes::Lanes;
 use super::matrix::Buffer;
+
+/// Inputs, in a row and in an output's weights, that share one step. Measured on mini-en with AVX2's 7 bits, mean error of a
+/// score: all of k 0.0133, 128 0.0088.
+pub(super) const BLOCK: usize = 128;
+
+/// Blocks of k inputs; the last one may be shorter.
+pub(super) fn blocks(k: usize) -> usize {
+    k.div_ceil(BLOCK)
+}
+
+/// Groups in a block of a product over so many groups; bf16, which has no steps, takes all of k as one.
+#[inline(always)]
+pub(super) fn groups_per_block<F: Format>(groups: usize) -> usize {
+    if F::PRECISION == Precision::Int8 { BLOCK / F::GROUP } else { groups.max(1) }
+}
 
 /// What is known of a layer's inputs before any is seen: both [k], or empty where nothing is.
 #[derive(Clone, Debug, Default)]
@@ -28,9 +45,9 @@ pub struct NarrowMatrix {
     pub(super) panel: usize,
     pub(super) group: usize,
     pub(super) precision: Precision,
-    /// [n]: what a weight of 1 stands for. Empty but for int8, as all that follows.
+    /// [n / panel, blocks, panel]: what a weight of 1 stands for. Empty but for int8, as all that follows.
     pub(super) scales: Vec<f32>,
-    /// [n]: scale * sum over k of the weights.
+    /// [n / panel, blocks, panel]: scale * sum of the block's weights.
     pub(super) sums: Vec<f32>,
     /// [k]: what is taken from the inputs.
     pub(super) center: Vec<f32>,
@@ -65,7 +82,7 @@ impl NarrowMatrix {
         self.data.as_slice()
     }
 
-    /// What goes with the weights: scales [n], sums [n], center [k], factor [k]; empty ones included.
+    /// What goes with the weights: scales and sums [n / panel, blocks, panel], center [k], factor [k]; empty ones included.
     pub fn vectors(&self) -> [&[f32]; 4] {
         [&self.scales, &self.sums, &self.center, &self.factor]
     }
@@ -92,7 +109,7 @@ impl FormatKernel for Restore {
         let Self { data, n, k, vectors: [scales, sums, center, factor] } = self;
         let (panel, group, precision) = (F::Lanes::PANEL, F::GROUP, F::PRECISION);
         let size = n.div_ceil(panel) * panel * k.div_ceil(group) * group * size_of::<F::Weight>();
-        let rows = if precision == Precision::Int8 { n } else { 0 };
+        let rows = if precision == Precision::Int8 { n.div_ceil(panel) * panel * blocks(k) } else { 0 };
         let inputs = if precision == Precision::Int8 { k } else { 0 };
         let whole = data.bytes() >= size
             && data.bytes() < size + 64
@@ -124,8 +141,8 @@ impl<R: FnMut(usize, &mut [f32])> FormatKernel for Pack<'_, R> {
         let mut data = Buffer::zeros::<F::Weight>(n.div_ceil(panel) * panel * groups * group);
         let int8 = F::PRECISION == Precision::Int8;
         let smooth = if int8 { self.smooth() } else { Vec::new() };
-        let mut scales = Vec::new();
-        let mut sums = Vec::new();
+        let steps = if int8 { n.div_ceil(panel) * panel * blocks(k) } else { 0 };
+        let (mut scales, mut sums) = (vec![0.0; steps], vec![0.0; steps]);
         let mut correction = Vec::new();
         let mut row = vec![0.0; k];
         let packed = data.as_mut_slice::<F::Weight>();
@@ -137,13 +154,16 @@ impl<R: FnMut(usize, &mut [f32])> FormatKernel for Pack<'_, R> {
                     correction.push(row.iter().zip(&self.inputs.center).fold(0.0, dot) as f32);
                 }
                 row.iter_mut().zip(&smooth).for_each(|(w, s)| *w *= s);
-                let most = greatest(&row);
-                // A row of zeros: any scale will do.
-                let scale = if most > 0.0 { most / F::GREATEST.1 } else { 1.0 };
-                let whole = |w: &mut f32| *w = (*w / scale).round_ties_even();
-                row.iter_mut().for_each(whole);
-                scales.push(scale);
-                sums.push(scale * row.iter().sum::<f32>());
+                for (block, row) in row.chunks_mut(BLOCK).enumerate() {
+                    let most = greatest(row);
+                    // A block of zeros: any scale will do.
+                    let scale = if most > 0.0 { most / F::GREATEST.1 } else { 1.0 };
+                    let whole = |w: &mut f32| *w = (*w / scale).round_ties_even();
+                    row.iter_mut().for_each(whole);
+                    let place = (output / panel * blocks(k) + block) * panel + output % panel;
+                    scales[place] = scale;
+                    sums[place] = scale * row.iter().sum::<f32>();
+                }
             }
             let start = output / panel * panel * groups * group;
             for (p, weights) in row.chunks(group).enumerate() {

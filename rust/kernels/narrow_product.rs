@@ -1,15 +1,19 @@
 //! The product in a narrow format: out = activation(x W^T + bias), tile by tile, k whole.
 //!
-//! int8's sums are exact and bf16's are one chain over k, so a row's values don't depend on the rows beside it.
+//! int8's sums are exact within a block of k, and the blocks follow one another; bf16's sums are one chain over k. So a row's
+//! values don't depend on the rows beside it.
 
 use std::ops::Range;
 
 use super::format::{Format, FormatKernel, Precision};
-use super::lanes::{Lanes, prefetch};
+use super::lanes::{Lanes, Stops};
 use super::math::{Activate, Activation};
-use super::narrow::NarrowMatrix;
+use super::narrow::{NarrowMatrix, blocks, groups_per_block};
 use super::place::Place;
 use super::quantize::{NarrowInputs, stride};
+
+/// Groups that are written out one after the other: as in the f32 product, instructions are what is short.
+const UNROLL: usize = 4;
 
 /// The rows that all panels read in turn take about this much of L2.
 const BLOCK_BYTES: usize = 224 << 10;
@@ -68,8 +72,12 @@ impl NarrowProduct<'_> {
         );
         assert!(self.bias.is_empty() || self.bias.len() >= end, "bias is shorter than its shape");
         if F::PRECISION == Precision::Int8 {
-            assert!(self.inputs.low.len() >= self.rows && self.inputs.step.len() >= self.rows);
-            assert!(w.scales.len() == w.n && w.sums.len() == w.n);
+            let blocks = blocks(w.k);
+            assert!(
+                self.inputs.low.len() >= self.rows * blocks && self.inputs.step.len() >= self.rows * blocks
+            );
+            let steps = w.n.div_ceil(panel) * panel * blocks;
+            assert!(w.scales.len() == steps && w.sums.len() == steps);
         }
         let shape = (self.rows, end.saturating_sub(start));
         assert!((self.out.rows(), self.out.width()) == shape, "out has another shape");
@@ -78,7 +86,7 @@ impl NarrowProduct<'_> {
     #[inline(always)]
     fn panel<F: Format>(&mut self, format: F, rows: Range<usize>, column: usize) {
         let width = (self.columns.end - column).min(F::Lanes::PANEL);
-        let groups = self.w.k.div_ceil(F::GROUP);
+        let (groups, blocks) = (self.w.k.div_ceil(F::GROUP), blocks(self.w.k));
         let left = column - self.columns.start;
         let (out, ldo) = (self.out.as_mut_ptr(), self.out.stride());
         // The next panel lies right behind this one: each tile asks for its share of the lines, evenly over k, as the f32
@@ -87,6 +95,7 @@ impl NarrowProduct<'_> {
         let lines = (panel / 64).div_ceil(rows.len().div_ceil(F::TILE_ROWS).max(1));
         let mut coming =
             self.w.data.as_slice::<u8>().as_ptr().wrapping_add((column / F::Lanes::PANEL + 1) * panel);
+        let stops = Stops::new(lines, groups, UNROLL);
         for row in rows.clone().step_by(F::TILE_ROWS) {
             let part = Part::<F> {
                 x: self.inputs.data.as_slice::<F::Input>().as_ptr().wrapping_add(row * stride(self.w.k)),
@@ -94,15 +103,17 @@ impl NarrowProduct<'_> {
                 w: self.w.data.as_slice::<F::Weight>().as_ptr().wrapping_add(column * groups * F::GROUP),
                 groups,
                 column,
-                matrix: self.w,
                 bias: self.bias,
-                low: self.inputs.low.get(row..).unwrap_or(&[]),
-                step: self.inputs.step.get(row..).unwrap_or(&[]),
+                low: self.inputs.low.as_ptr().wrapping_add(row * blocks),
+                step: self.inputs.step.as_ptr().wrapping_add(row * blocks),
+                scales: self.w.scales.as_ptr().wrapping_add(column * blocks),
+                sums: self.w.sums.as_ptr().wrapping_add(column * blocks),
+                blocks,
                 out: out.wrapping_add(row * ldo + left),
                 ldo,
                 width,
                 coming: coming.cast(),
-                every: groups.div_ceil(lines.max(1)).max(1),
+                stops,
             };
             coming = coming.wrapping_add(64 * lines);
             match (rows.end - row).min(F::TILE_ROWS) {
@@ -134,19 +145,20 @@ struct Part<'a, F: Format> {
     groups: usize,
     /// The panel's first, in the matrix.
     column: usize,
-    matrix: &'a NarrowMatrix,
     bias: &'a [f32],
-    /// [height] or more.
-    low: &'a [f32],
-    step: &'a [f32],
+    /// int8's steps: of the inputs [height, blocks], of the panel's weights [blocks, panel].
+    low: *const f32,
+    step: *const f32,
+    scales: *const f32,
+    sums: *const f32,
+    blocks: usize,
     /// [height, width], row stride `ldo`.
     out: *mut f32,
     ldo: usize,
     width: usize,
-    /// What to ask for meanwhile, a line
+    /// What to ask for meanwhile, and when.
     coming: *const f32,
-    /// for every so many groups.
-    every: usize,
+    stops: Stops,
 }
 
 /// `HEIGHT` rows, in registers for the whole of k. Made only after `check`, which has shown that the pointers are good.
@@ -165,60 +177,145 @@ impl<T: Format, const HEIGHT: usize> FormatKernel for Tile<'_, T, HEIGHT> {
     }
 }
 
+/// sums += the products of one group: `w` points at its weights, and `group` counts in each of `rows`.
+/// # Safety
+/// Both are readable there.
+#[inline(always)]
+unsafe fn step_of<F: Format, const HEIGHT: usize, const VECTORS: usize>(
+    format: F,
+    rows: &[*const F::Input; HEIGHT],
+    group: usize,
+    w: *const F::Weight,
+    sums: &mut [[F::Sum; VECTORS]; HEIGHT],
+) {
+    // SAFETY: the caller's promise.
+    let mut weights = [unsafe { format.weights(w) }; VECTORS];
+    for (v, weights) in weights.iter_mut().enumerate() {
+        // SAFETY: as above.
+        *weights = unsafe { format.weights(w.add(v * F::Lanes::LANES * F::GROUP)) };
+    }
+    for (&x, sums) in rows.iter().zip(sums) {
+        // SAFETY: as above.
+        let inputs = unsafe { format.inputs(x.add(group * F::GROUP)) };
+        for (sum, &weights) in sums.iter_mut().zip(&weights) {
+            *sum = format.dot(*sum, inputs, weights);
+        }
+    }
+}
+
 impl<T: Format, const HEIGHT: usize> Tile<'_, T, HEIGHT> {
     #[inline(always)]
     fn vectors<F: Format, const VECTORS: usize>(self, format: F) {
         // A Tile<F> is only ever run by its own F.
-        let (mut x, mut w) = (self.0.x.cast::<F::Input>(), self.0.w.cast::<F::Weight>());
-        let vector = F::Lanes::LANES * F::GROUP;
-        let mut sums = [[format.zero(); VECTORS]; HEIGHT];
-        let mut coming = self.0.coming;
-        for first in (0..self.0.groups).step_by(self.0.every) {
-            prefetch(coming);
-            coming = coming.wrapping_add(16);
-            for _ in first..(first + self.0.every).min(self.0.groups) {
-                // SAFETY: check() has shown that the panel has this group, and each row of x.
-                let mut weights = [unsafe { format.weights(w) }; VECTORS];
-                for (v, weights) in weights.iter_mut().enumerate() {
-                    // SAFETY: as above.
-                    *weights = unsafe { format.weights(w.add(v * vector)) };
-                }
-                for (r, row) in sums.iter_mut().enumerate() {
-                    // SAFETY: as above.
-                    let inputs = unsafe { format.inputs(x.add(r * self.0.ldx)) };
-                    for (sum, &weights) in row.iter_mut().zip(&weights) {
-                        *sum = format.dot(*sum, inputs, weights);
-                    }
-                }
-                x = x.wrapping_add(F::GROUP);
-                w = w.wrapping_add(VECTORS * vector);
-            }
+        let (x, mut w) = (self.0.x.cast::<F::Input>(), self.0.w.cast::<F::Weight>());
+        let (ldx, groups, stops) = (self.0.ldx, self.0.groups, self.0.stops);
+        let step = VECTORS * F::Lanes::LANES * F::GROUP;
+        let mut rows = [x; HEIGHT];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = x.wrapping_add(r * ldx);
         }
-        for (r, row) in sums.iter().enumerate() {
-            for (v, &sum) in row.iter().enumerate() {
-                self.finish(format, r, v * F::Lanes::LANES, sum);
+        let mut values = self.start::<F, VECTORS>(format);
+        let (mut coming, mut group, mut ask_at) = (self.0.coming, 0, 0);
+        for block in 0..groups.div_ceil(groups_per_block::<F>(groups)) {
+            let end = (group + groups_per_block::<F>(groups)).min(groups);
+            let mut sums = [[format.zero(); VECTORS]; HEIGHT];
+            while group + UNROLL <= end {
+                if group >= ask_at {
+                    coming = stops.ask(coming);
+                    ask_at += stops.every;
+                }
+                for u in 0..UNROLL {
+                    // SAFETY: check() has shown that the panel has this group, and each row of x.
+                    unsafe { step_of(format, &rows, group + u, w.wrapping_add(u * step), &mut sums) };
+                }
+                w = w.wrapping_add(UNROLL * step);
+                group += UNROLL;
+            }
+            while group < end {
+                // SAFETY: as above.
+                unsafe { step_of(format, &rows, group, w, &mut sums) };
+                w = w.wrapping_add(step);
+                group += 1;
+            }
+            // Nothing else reads the sums, and nothing in a loop: where they are indexed by what the compiler can't see, they
+            // get a place in memory, and every step a store for each of them.
+            let mut part = values;
+            for (part, sums) in part.iter_mut().zip(&sums) {
+                for (part, &sum) in part.iter_mut().zip(sums) {
+                    *part = format.value(sum);
+                }
+            }
+            self.add(format, block, &part, &mut values);
+        }
+        for (r, row) in values.iter().enumerate() {
+            for (v, &value) in row.iter().enumerate() {
+                self.store(format, r, v * F::Lanes::LANES, value);
             }
         }
     }
 
-    /// A sum's scale and bias, and its store.
+    /// The bias, in every row.
     #[inline(always)]
-    fn finish<F: Format>(&self, format: F, row: usize, column: usize, sum: F::Sum) {
+    fn start<F: Format, const VECTORS: usize>(
+        &self,
+        format: F,
+    ) -> [[<F::Lanes as Lanes>::V; VECTORS]; HEIGHT] {
+        let lanes = format.lanes();
+        let mut row = [lanes.splat(0.0); VECTORS];
+        for (v, value) in row.iter_mut().enumerate() {
+            let bias = self.0.bias.get(self.0.column + v * F::Lanes::LANES..);
+            *value = lanes.read(bias.unwrap_or(&[]));
+        }
+        [row; HEIGHT]
+    }
+
+    /// values += the sums of one block of k, each in its scale.
+    #[inline(always)]
+    fn add<F: Format, const VECTORS: usize>(
+        &self,
+        format: F,
+        block: usize,
+        sums: &[[<F::Lanes as Lanes>::V; VECTORS]; HEIGHT],
+        values: &mut [[<F::Lanes as Lanes>::V; VECTORS]; HEIGHT],
+    ) {
+        let (part, lanes) = (&self.0, format.lanes());
+        if F::PRECISION == Precision::Bf16 {
+            for (values, sums) in values.iter_mut().zip(sums) {
+                for (value, &sum) in values.iter_mut().zip(sums) {
+                    *value = lanes.add(*value, sum);
+                }
+            }
+            return;
+        }
+        let mut scales = [lanes.splat(0.0); VECTORS];
+        let mut weights = scales;
+        for v in 0..VECTORS {
+            let at = block * F::Lanes::PANEL + v * F::Lanes::LANES;
+            // SAFETY: check() has shown that every panel has steps for its whole width, in each block.
+            unsafe {
+                scales[v] = lanes.load(part.scales.add(at));
+                weights[v] = lanes.load(part.sums.add(at));
+            }
+        }
+        for (r, (values, sums)) in values.iter_mut().zip(sums).enumerate() {
+            // SAFETY: and every row a step for each block.
+            let (low, step) = unsafe {
+                let at = r * part.blocks + block;
+                (lanes.splat(*part.low.add(at)), lanes.splat(*part.step.add(at)))
+            };
+            for v in 0..VECTORS {
+                let rest = lanes.mul_add(low, weights[v], values[v]);
+                values[v] = lanes.mul_add(lanes.mul(sums[v], scales[v]), step, rest);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store<F: Format>(&self, format: F, row: usize, column: usize, value: <F::Lanes as Lanes>::V) {
         let (part, lanes) = (&self.0, format.lanes());
         if column >= part.width {
             return;
         }
-        let at = part.column + column;
-        let bias = if part.bias.is_empty() { lanes.splat(0.0) } else { lanes.read(&part.bias[at..]) };
-        let value = match F::PRECISION {
-            Precision::Bf16 => lanes.add(format.value(sum), bias),
-            Precision::Int8 => {
-                let rest =
-                    lanes.mul_add(lanes.splat(part.low[row]), lanes.read(&part.matrix.sums[at..]), bias);
-                let steps = lanes.mul(format.value(sum), lanes.splat(part.step[row]));
-                lanes.mul_add(steps, lanes.read(&part.matrix.scales[at..]), rest)
-            }
-        };
         let left = part.width - column;
         let to = part.out.wrapping_add(row * part.ldo + column);
         // SAFETY: check() has shown that out has this row's columns; a narrow panel stores no more than its width.

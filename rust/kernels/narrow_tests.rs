@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use super::narrow::BLOCK;
 use super::tests::{assert_same, random};
 use super::{Activation, Inputs, NarrowInputs, NarrowKernels, NarrowMatrix, Precision, scalar};
 
@@ -33,8 +34,8 @@ fn linear(
     out
 }
 
-/// Inputs that are whole and span all steps, weights that are whole and reach the greatest: every step is 1, and the
-/// product is the integers' own. All at their greatest is what saturates where sums are kept in 16 bits.
+/// Inputs that are whole and span all steps in every block, weights that are whole and reach the greatest: every step is 1,
+/// and a block's product is the integers' own. All at their greatest is what saturates where sums are kept in 16 bits.
 fn check_exact(kernels: NarrowKernels, rows: usize, n: usize, k: usize, greatest: bool, seed: u64) {
     let what = format!("{} int8 {rows} x {n} x {k}", kernels.name());
     let (most, heaviest) = kernels.greatest();
@@ -45,14 +46,18 @@ fn check_exact(kernels: NarrowKernels, rows: usize, n: usize, k: usize, greatest
         x.fill(most);
         weight.iter_mut().for_each(|w| *w = heaviest.copysign(*w));
     }
-    x.chunks_mut(k).for_each(|row| (row[0], row[k - 1]) = (0.0, most));
-    weight
-        .chunks_mut(k)
-        .enumerate()
-        .for_each(|(i, row)| row[0] = if i % 2 == 0 { heaviest } else { -heaviest });
+    for block in x.chunks_mut(k).flat_map(|row| row.chunks_mut(BLOCK)) {
+        (block[0], block[block.len() - 1]) = (0.0, most);
+    }
+    for (i, row) in weight.chunks_mut(k).enumerate() {
+        row.chunks_mut(BLOCK).for_each(|block| block[0] = if i % 2 == 0 { heaviest } else { -heaviest });
+    }
     let packed = pack(kernels, &weight, n, k, &Inputs::default());
     let got = linear(kernels, &x, rows, &packed, &[], Activation::None);
-    let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(&x, &w)| x as i64 * w as i64).sum::<i64>() as f32;
+    let block = |(x, w): (&[f32], &[f32])| x.iter().zip(w).map(|(&x, &w)| x as i64 * w as i64).sum::<i64>();
+    let dot = |x: &[f32], w: &[f32]| {
+        x.chunks(BLOCK).zip(w.chunks(BLOCK)).map(block).fold(0.0, |sum, dot| sum + dot as f32)
+    };
     let want: Vec<f32> = x.chunks(k).flat_map(|x| weight.chunks(k).map(move |w| dot(x, w))).collect();
     assert_same(&got, &want, &what);
 }
@@ -106,7 +111,7 @@ fn check_close(kernels: NarrowKernels, rows: usize, n: usize, k: usize, act: Act
 fn int8_is_exact_on_every_tail() {
     for kernels in NarrowKernels::available(Precision::Int8) {
         for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13] {
-            for (n, k) in [(1, 2), (16, 32), (47, 33), (48, 64), (49, 3), (96, 100), (17, 7)] {
+            for (n, k) in [(1, 2), (16, 32), (47, 33), (48, 64), (49, 3), (96, 300), (17, 130)] {
                 check_exact(kernels, rows, n, k, false, (rows * n * k) as u64);
                 check_exact(kernels, rows, n, k, true, (rows * n * k) as u64);
             }
@@ -157,7 +162,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn narrow_products(rows in 1..40usize, n in 1..120usize, k in 2..200usize, act in 0..2usize, seed: u64) {
+    fn narrow_products(rows in 1..40usize, n in 1..120usize, k in 2..400usize, act in 0..2usize, seed: u64) {
         let act = [Activation::None, Activation::Gelu][act];
         for kernels in NarrowKernels::available(Precision::Int8) {
             check_exact(kernels, rows, n, k, seed % 2 == 0, seed >> 1);
