@@ -44,20 +44,26 @@ PYTHON_ROOMS = rooms("""
     reranker:     _core completions models ranking errors
     compare:      reranker samples agreement ranking errors
     compare_command: compare reranker samples table models settings knobs errors
+    pem:          errors
+    watch:
+    auth:         watch errors
+    tls:          pem watch errors
     status:       errors v1
     wire:         ranking errors v1
     outgoing:     wire ranking errors v1
     streams:      wire ranking errors v1
-    client:       outgoing streams wire ranking errors v1
+    target:       pem wire ranking errors
+    client:       target outgoing streams wire ranking errors v1
+    asking:       client auth settings errors
     metrics:      errors v1
-    auth:         settings errors
     http_shapes:  ranking errors
     service:      reranker completions ranking status metrics auth errors v1
     http:         reranker completions ranking http_shapes metrics auth models errors
-    server:       service http metrics auth reranker models settings status errors v1
+    server:       service http metrics auth tls watch reranker models settings status errors v1
     bench:        client ranking errors
     pack:         models settings errors _core
-    cli:          server client bench compare_command pack reranker ranking table models settings errors _core
+    cli:          server client asking bench compare_command pack reranker ranking table models settings
+    cli:          errors _core
     __main__:     cli
     __init__:     client reranker ranking errors _core
 """)
@@ -93,7 +99,8 @@ RUST_ROOMS = rooms("""
     py:             engine request scheduler completions tokenize device error
     lib:            py error
 """)
-GRPC_ROOMS = {"service", "server", "client", "metrics", "auth"}
+# target makes the clients' credentials, tls the server's, which only gRPC's own functions can.
+GRPC_ROOMS = {"service", "server", "client", "target", "metrics", "tls"}
 # unwrap and expect outside tests, where no Result can help: the file, and why.
 MAY_UNWRAP: dict[str, str] = {}
 

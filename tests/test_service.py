@@ -23,6 +23,7 @@ from support import (
     CONTEXTS,
     EMBEDDED,
     LONG,
+    PATIENCE,
     QUERY,
     Refusal,
     RunningServer,
@@ -203,6 +204,36 @@ async def test_a_full_queue_is_unavailable_with_a_time_to_retry(serve: Serve) ->
     assert int(refusal.trailers["grpc-retry-pushback-ms"]) == refusal.retry.retry_delay.ToMilliseconds() > 0
 
 
+async def test_the_servers_own_deadline_ends_what_its_caller_would_wait_for(serve: Serve) -> None:
+    server = serve(threads=1, max_deadline_seconds=0.1)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        for timeout in (None, 2 * PATIENCE):
+            refusal = await refused(stub.Rerank(ask(contexts=LONG * 3), timeout=timeout))
+            assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert refusal.info.reason == "DEADLINE_EXCEEDED"
+        # A stream is one request: also one whose contexts are all scored, and which nobody closes.
+        stream = stub.RerankStream()
+        await stream.write(pb.RerankStreamRequest(start=ask()))
+        refusal = await refused(_read_all(stream))
+        assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        # Of a batch, each request is one.
+        batch = stub.RerankBatch()
+        for request_id in ("a", "b"):
+            await batch.write(pb.RerankBatchRequest(request_id=request_id, request=ask(contexts=LONG * 3)))
+            answer = await batch.read()
+            assert isinstance(answer, pb.RerankBatchResponse)
+            assert (answer.request_id, answer.error.reason) == (request_id, "DEADLINE_EXCEEDED")
+        await batch.done_writing()
+        assert await batch.read() is grpc.aio.EOF
+        await until(lambda: server.reranker.engine.stats()["tickets"] == 0)
+
+
+async def _read_all(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 async def test_a_deadline_ends_the_work(serve: Serve) -> None:
     server = serve(threads=1)
     async with grpc.aio.insecure_channel(server.target) as channel:
@@ -305,7 +336,7 @@ async def test_a_fault_of_ours_is_internal_and_found_in_the_log(caplog: pytest.L
 
 async def test_two_models_of_one_name_are_refused(reranker: Reranker) -> None:
     with pytest.raises(errors.InputError, match="two models are called 'mini-en'"):
-        RerankService([reranker, reranker], max_contexts=10)
+        RerankService([reranker, reranker], max_contexts=10, max_seconds=10)
 
 
 def test_an_unknown_method_is_unimplemented(server: RunningServer) -> None:

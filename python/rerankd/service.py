@@ -25,6 +25,7 @@ BATCH_IN_FLIGHT: Final = 256
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Authorize: TypeAlias = "Callable[[str, Iterable[tuple[str, str | bytes]]], None]"
 
 _SCORES: Final[Mapping[int, str]] = {
     pb.SCORE_UNSPECIFIED: "sigmoid",
@@ -49,12 +50,14 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     """The four RPCs. Handlers raise the errors of errors.py; Guard makes statuses of them.
 
     The first reranker is the default. max_contexts: contexts per request, a whole stream being one.
+    max_seconds: for a request, a whole stream being one; a caller's deadline counts where it is earlier.
     Raises InputError where two models have one name.
     """
 
-    def __init__(self, rerankers: Sequence[Reranker], *, max_contexts: int) -> None:
+    def __init__(self, rerankers: Sequence[Reranker], *, max_contexts: int, max_seconds: float) -> None:
         self._rerankers = rerankers
         self._max_contexts = max_contexts
+        self._max_seconds = max_seconds
         self._by_name = _by_name(rerankers)
 
     async def Rerank(  # noqa: N802 - the proto's name
@@ -117,8 +120,14 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         reranker = self._find(request.model)
         options = _options(request)
         passages = self._passages(request.contexts, first=0)
-        ranking = await reranker.answer(request.query, passages, options, _time_left(context))
+        ranking = await reranker.answer(request.query, passages, options, self._time_left(context))
         return _response(ranking)
+
+    def _time_left(self, context: _Context) -> float:
+        """Seconds for a request that begins now."""
+        # None where the caller set no deadline, whatever grpcio's stubs say.
+        left = cast("float | None", context.time_remaining())
+        return self._max_seconds if left is None else min(left, self._max_seconds)
 
     def _passages(self, contexts: Sequence[pb.Context], first: int) -> Passages:
         total = first + len(contexts)
@@ -134,7 +143,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         if message is None or message.WhichOneof("part") != "start":
             raise InputError("start", "the first message must be start, and this one is not")
         start = message.start
-        stream = self._find(start.model).open_stream(start.query, _options(start), _time_left(context))
+        stream = self._find(start.model).open_stream(start.query, _options(start), self._time_left(context))
         stream.push_passages(self._passages(start.contexts, first=0))
         return stream
 
@@ -227,9 +236,13 @@ class Guard(grpc.aio.ServerInterceptor):
 
     Without it, grpcio sends an exception's text to the caller as UNKNOWN, also that of a message which can't
     be parsed. It counts our calls, too, so that a server that stops can wait for the last of them.
+
+    authorize: given the method and the call's metadata before anything of the call is parsed; what it raises
+    is the call's end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, authorize: Authorize | None = None) -> None:
+        self._authorize = authorize
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -265,9 +278,9 @@ class Guard(grpc.aio.ServerInterceptor):
         async def guarded(raw: bytes, context: _Context) -> Any:
             with self._counted(method):
                 try:
-                    return await answer(
-                        parse(raw), context
-                    )  # parsed here: grpcio would call a failure UNKNOWN
+                    self._admit(method, context)
+                    # Parsed here: grpcio would call a failure UNKNOWN.
+                    return await answer(parse(raw), context)
                 except Exception as error:
                     await _abort(context, error, method)
 
@@ -281,6 +294,7 @@ class Guard(grpc.aio.ServerInterceptor):
         async def guarded(asked: Any, context: _Context) -> AsyncIterator[Any]:
             with self._counted(method):
                 try:
+                    self._admit(method, context)
                     async with aclosing(answers(parse(asked) if parse else asked, context)) as responses:
                         async for response in responses:
                             yield response
@@ -292,6 +306,11 @@ class Guard(grpc.aio.ServerInterceptor):
                 guarded, handler.request_deserializer, handler.response_serializer
             )
         return grpc.unary_stream_rpc_method_handler(guarded, None, handler.response_serializer)
+
+    def _admit(self, method: str, context: _Context) -> None:
+        # Not where the handler is looked up: handlers are kept, and what was decided then would be as well.
+        if self._authorize is not None:
+            self._authorize(method, context.invocation_metadata() or ())
 
     @contextmanager
     def _counted(self, method: str) -> Iterator[None]:
@@ -329,11 +348,6 @@ def _by_name(rerankers: Sequence[Reranker]) -> dict[str, Reranker]:
         own = (alias for alias in reranker.aliases if aliases.count(alias) == 1)
         by_name = dict.fromkeys(own, reranker) | by_name
     return by_name
-
-
-def _time_left(context: _Context) -> float | None:
-    """Seconds; None where the caller set no deadline, whatever grpcio's stubs say."""
-    return cast("float | None", context.time_remaining())
 
 
 def _options(request: pb.RerankRequest) -> Options:
