@@ -6,7 +6,6 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rerankd import settings
-from rerankd.auth import read_tokens
 from rerankd.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,14 +29,13 @@ def refuse_without_target(arguments: argparse.Namespace) -> None:
 
 def client(arguments: argparse.Namespace) -> Client:
     """For the server that --target names. Raises InputError for a setting, or a file that it names."""
-    resolved = settings.from_flags(arguments)
-    token = (
-        read_tokens(resolved.target_token_file, "target_token_file")[0]
-        if resolved.target_token_file
-        else None
-    )
-    from rerankd.client import Client  # noqa: PLC0415 - gRPC is for those who need it
+    # gRPC, and what else is slow to import, is for those who ask a server.
+    from rerankd.auth import read_tokens  # noqa: PLC0415
+    from rerankd.client import Client  # noqa: PLC0415
 
+    resolved = settings.from_flags(arguments)
+    file = resolved.target_token_file
+    token = read_tokens(file, "target_token_file")[0] if file else None
     try:
         return Client(
             arguments.target,
