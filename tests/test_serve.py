@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from authority import Authority
 from grpc_health.v1 import health_pb2
 from rerankd import settings
 from rerankd.service import SERVICE
@@ -137,6 +140,24 @@ async def test_what_is_idle_is_drained_by_0_whatever_the_grace(process: Process)
     process.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(process.end) == 0
     await channel.channel.close()
+
+
+def test_handshakes_that_fail_leave_the_log_as_it_is(tmp_path: Path) -> None:
+    pair = Authority(tmp_path).issue("server")
+    process = Process("--tls-cert", pair.cert, "--tls-key", pair.key, "--log-format", "json")
+    try:
+        port = process.port("gRPC")
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as plain:
+                context = ssl.create_default_context()  # which does not know the authority
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    context.wrap_socket(plain, server_hostname="127.0.0.1")
+        process.process.send_signal(signal.SIGTERM)
+        assert process.end() == 0
+    finally:
+        process.process.kill()
+        process.process.wait()
+    assert all(line.startswith("{") for line in process.lines), process.lines
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    settings.quiet_grpc()
     try:
         code: int = arguments.run(arguments)
         return code or _flushed()

@@ -325,6 +325,15 @@ def colour_allowed() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def quiet_grpc() -> None:
+    """Has gRPC's own log in this process say errors alone, unless the user's environment says otherwise.
+
+    To be called before gRPC is imported. It writes a line of its own form to the standard error for every
+    handshake that fails, and the port of a server meets those that anybody likes to make.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
 def _knob_of(f: Field[Any]) -> Knob:
     return cast(Knob, f.metadata["knob"])
 
