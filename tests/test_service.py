@@ -336,7 +336,7 @@ async def test_a_fault_of_ours_is_internal_and_found_in_the_log(caplog: pytest.L
 
 async def test_two_models_of_one_name_are_refused(reranker: Reranker) -> None:
     with pytest.raises(errors.InputError, match="two models are called 'mini-en'"):
-        RerankService([reranker, reranker], max_contexts=10, max_seconds=10)
+        RerankService([reranker, reranker], max_contexts=10, max_stream_bytes=1, max_seconds=10)
 
 
 def test_an_unknown_method_is_unimplemented(server: RunningServer) -> None:

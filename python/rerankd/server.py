@@ -162,7 +162,10 @@ class Server:
 
         await asyncio.to_thread(self._load)
         service = RerankService(
-            self._rerankers, max_contexts=settings.max_contexts, max_seconds=settings.max_deadline_seconds
+            self._rerankers,
+            max_contexts=settings.max_contexts,
+            max_stream_bytes=settings.max_stream_bytes,
+            max_seconds=settings.max_deadline_seconds,
         )
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, self._main)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)

@@ -51,12 +51,20 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
 
     The first reranker is the default. max_contexts: contexts per request, a whole stream being one.
     max_seconds: for a request, a whole stream being one; a caller's deadline counts where it is earlier.
-    Raises InputError where two models have one name.
+    max_stream_bytes: of all that one stream sends. Raises InputError where two models have one name.
     """
 
-    def __init__(self, rerankers: Sequence[Reranker], *, max_contexts: int, max_seconds: float) -> None:
+    def __init__(
+        self,
+        rerankers: Sequence[Reranker],
+        *,
+        max_contexts: int,
+        max_stream_bytes: int,
+        max_seconds: float,
+    ) -> None:
         self._rerankers = rerankers
         self._max_contexts = max_contexts
+        self._max_stream_bytes = max_stream_bytes
         self._max_seconds = max_seconds
         self._by_name = _by_name(rerankers)
 
@@ -68,7 +76,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     async def RerankStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.RerankStreamRequest], context: _Context
     ) -> AsyncIterator[pb.RerankStreamResponse]:
-        requests = aiter(request_iterator)
+        requests = self._measured(request_iterator)
         async with await self._open_stream(requests, context) as stream:
             # One task reads while this one writes: scores leave while contexts still come.
             reader = asyncio.create_task(self._feed(stream, requests))
@@ -135,6 +143,18 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
             limit = f"at most {self._max_contexts} contexts are ranked per request"
             raise InputError("contexts", f"{limit}, and this one has {total}{' so far' * bool(first)}")
         return Passages.of([c.text for c in contexts], [c.key for c in contexts], first)
+
+    async def _measured(
+        self, requests: AsyncIterator[pb.RerankStreamRequest]
+    ) -> AsyncIterator[pb.RerankStreamRequest]:
+        """The same, up to the limit. The queue's limit is in tokens, of which a long text never has many."""
+        total = 0
+        async for message in requests:
+            total += message.ByteSize()
+            if total > self._max_stream_bytes:
+                limit = f"at most {self._max_stream_bytes} bytes are taken from one stream"
+                raise InputError("contexts", f"{limit}, and this one has {total} so far")
+            yield message
 
     async def _open_stream(
         self, requests: AsyncIterator[pb.RerankStreamRequest], context: _Context

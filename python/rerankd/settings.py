@@ -138,6 +138,12 @@ class Settings:
     max_message_bytes: int = knobs.knob(
         16 << 20, knobs.size(), "Limits", "bytes of one message, received or sent"
     )
+    max_stream_bytes: int = knobs.knob(
+        64 << 20,
+        knobs.size(),
+        "Limits",
+        "bytes of all messages that one RerankStream call sends, which max_message_bytes does not bound",
+    )
     max_deadline_seconds: float = knobs.knob(
         300.0,
         knobs.seconds(0.001),
