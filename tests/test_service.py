@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 from rerankd import Reranker, errors
-from rerankd.service import SERVICE, Guard, RerankService
+from rerankd.service import SERVICE, RerankService
 from rerankd.status import Failure
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
@@ -25,7 +23,6 @@ from support import (
     LONG,
     PATIENCE,
     QUERY,
-    Refusal,
     RunningServer,
     Serve,
     Stub,
@@ -277,61 +274,6 @@ def test_the_table(error: Exception, code: int, reason: str) -> None:
 def test_a_long_message_fits_the_trailers() -> None:
     failure = Failure.of(errors.InputError("query", "long" * 10_000), "a test")
     assert len(failure.to_status().SerializeToString()) * 4 / 3 + len(failure.message) < 8192
-
-
-class Faulty(rerank_pb2_grpc.RerankServiceServicer):
-    """A service of which every method fails in a way that it should not."""
-
-    async def Rerank(self, request: Any, context: Any) -> pb.RerankResponse:  # noqa: N802
-        raise ValueError("secret /etc/path")
-
-    async def ListModels(self, request: Any, context: Any) -> pb.ListModelsResponse:  # noqa: N802
-        raise KeyError("secret")
-
-    async def RerankStream(  # noqa: N802
-        self, request_iterator: AsyncIterator[Any], context: Any
-    ) -> AsyncIterator[pb.RerankStreamResponse]:
-        yield pb.RerankStreamResponse()
-        raise RuntimeError("secret")
-
-    async def RerankBatch(  # noqa: N802
-        self, request_iterator: AsyncIterator[Any], context: Any
-    ) -> AsyncIterator[pb.RerankBatchResponse]:
-        async for _ in request_iterator:
-            raise KeyError("secret")
-        yield pb.RerankBatchResponse()
-
-
-async def test_a_fault_of_ours_is_internal_and_found_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    guard = Guard()
-    server = grpc.aio.server(interceptors=[guard])
-    rerank_pb2_grpc.add_RerankServiceServicer_to_server(Faulty(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-
-    def call_all() -> list[Refusal]:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = rerank_pb2_grpc.RerankServiceStub(channel)
-            return [
-                refused_sync(lambda: stub.Rerank(ask())),
-                refused_sync(lambda: stub.ListModels(pb.ListModelsRequest())),
-                refused_sync(lambda: list(stub.RerankStream(iter([])))),
-                refused_sync(lambda: list(stub.RerankBatch(iter([pb.RerankBatchRequest()])))),
-            ]
-
-    with caplog.at_level(logging.ERROR):
-        refusals = await asyncio.to_thread(call_all)
-    for refusal in refusals:
-        assert refusal.code is grpc.StatusCode.INTERNAL
-        assert refusal.info.reason == "INTERNAL"
-        correlation_id = refusal.info.metadata["correlation_id"]
-        assert refusal.message == f"internal error, correlation id {correlation_id}"
-        (record,) = [record for record in caplog.records if correlation_id in record.getMessage()]
-        assert record.exc_info is not None
-        assert "secret" in str(record.exc_info[1])
-    await asyncio.wait_for(guard.idle(), 30)
-    assert guard.calls == 0
-    await server.stop(0)
 
 
 async def test_two_models_of_one_name_are_refused(reranker: Reranker) -> None:

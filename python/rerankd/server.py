@@ -19,8 +19,9 @@ from grpc_reflection.v1alpha import reflection
 from rerankd import models, watch
 from rerankd.auth import Tokens
 from rerankd.errors import InputError
+from rerankd.guard import Guard
 from rerankd.reranker import Reranker
-from rerankd.service import SERVICE, Guard, RerankService
+from rerankd.service import SERVICE, RerankService
 from rerankd.settings import Settings
 from rerankd.tls import Certificates
 from rerankd.v1 import rerank_pb2_grpc

@@ -1,11 +1,9 @@
-"""RerankService: messages to the engine and back. Errors leave by the table in status.py."""
+"""RerankService: messages to the engine and back. Errors are raised here; guard.py makes statuses of them."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -24,8 +22,6 @@ BATCH_IN_FLIGHT: Final = 256
 """Requests of one RerankBatch call that are read and not yet answered; the rest waits in flow control."""
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Authorize: TypeAlias = "Callable[[str, Iterable[tuple[str, str | bytes]]], None]"
 
 _SCORES: Final[Mapping[int, str]] = {
     pb.SCORE_UNSPECIFIED: "sigmoid",
@@ -249,111 +245,6 @@ class _Batch:
         else:
             response = pb.RerankBatchResponse(request_id=request_id, response=outcome)
         self._ready.put_nowait((response, owned))
-
-
-class Guard(grpc.aio.ServerInterceptor):
-    """The outermost layer of every RPC: whatever is raised below leaves as a status from the table.
-
-    Without it, grpcio sends an exception's text to the caller as UNKNOWN, also that of a message which can't
-    be parsed. It counts our calls, too, so that a server that stops can wait for the last of them.
-
-    authorize: given the method and the call's metadata before anything of the call is parsed; what it raises
-    is the call's end.
-    """
-
-    def __init__(self, authorize: Authorize | None = None) -> None:
-        self._authorize = authorize
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._guarded: dict[str, _Handler] = {}
-
-    @property
-    def calls(self) -> int:
-        """Calls of ours in progress; health and reflection don't count."""
-        return self._calls
-
-    async def idle(self) -> None:
-        """Returns when no call is in progress."""
-        await self._idle.wait()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
-        method = handler_call_details.method
-        if method not in self._guarded:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
-            wrap = self._streaming if handler.response_streaming else self._unary
-            self._guarded[method] = wrap(method, handler)
-        return self._guarded[method]
-
-    def _unary(self, method: str, handler: _Handler) -> _Handler:
-        answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.unary_unary)
-        parse = cast("Callable[[bytes], Any]", handler.request_deserializer)
-
-        async def guarded(raw: bytes, context: _Context) -> Any:
-            with self._counted(method):
-                try:
-                    self._admit(method, context)
-                    # Parsed here: grpcio would call a failure UNKNOWN.
-                    return await answer(parse(raw), context)
-                except Exception as error:
-                    await _abort(context, error, method)
-
-        return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
-
-    def _streaming(self, method: str, handler: _Handler) -> _Handler:
-        answers: Any = handler.stream_stream or handler.unary_stream
-        parse: Any = None if handler.request_streaming else handler.request_deserializer
-        assert inspect.isasyncgenfunction(answers), "interceptors can wrap nothing else"
-
-        async def guarded(asked: Any, context: _Context) -> AsyncIterator[Any]:
-            with self._counted(method):
-                try:
-                    self._admit(method, context)
-                    async with aclosing(answers(parse(asked) if parse else asked, context)) as responses:
-                        async for response in responses:
-                            yield response
-                except Exception as error:
-                    await _abort(context, error, method)
-
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                guarded, handler.request_deserializer, handler.response_serializer
-            )
-        return grpc.unary_stream_rpc_method_handler(guarded, None, handler.response_serializer)
-
-    def _admit(self, method: str, context: _Context) -> None:
-        # Not where the handler is looked up: handlers are kept, and what was decided then would be as well.
-        if self._authorize is not None:
-            self._authorize(method, context.invocation_metadata() or ())
-
-    @contextmanager
-    def _counted(self, method: str) -> Iterator[None]:
-        mine = method.startswith(f"/{SERVICE}/")
-        self._calls += mine
-        if self._calls:
-            self._idle.clear()
-        try:
-            yield
-        finally:
-            self._calls -= mine
-            if not self._calls:
-                self._idle.set()
-
-
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-
-
-async def _abort(context: _Context, error: Exception, method: str) -> None:
-    if isinstance(error, grpc.aio.BaseError):
-        raise error  # grpcio's own way to say that the call is over
-    failure = Failure.of(error, method)
-    await context.abort(_CODES[failure.code], failure.message, failure.to_trailers())
 
 
 def _by_name(rerankers: Sequence[Reranker]) -> dict[str, Reranker]:
