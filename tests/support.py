@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rerankd.reranker import Reranker
 from rerankd.server import Server
 from rerankd.service import SERVICE
@@ -45,6 +46,22 @@ LONG = ["a river runs through a wide green valley " * 12] * 60
 def ask(query: str = QUERY, contexts: list[str] = CONTEXTS, **options: Any) -> pb.RerankRequest:
     keyed = [pb.Context(text=text, key=f"k{at}") for at, text in enumerate(contexts)]
     return pb.RerankRequest(query=query, contexts=keyed, **options)
+
+
+class Channel:
+    """Everything that a client can ask, on one channel."""
+
+    def __init__(self, port: int) -> None:
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.rerank: Stub = rerank_pb2_grpc.RerankServiceStub(self.channel)
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)  # its stubs know no methods
+
+    async def check(self, name: str) -> int:
+        response = await self.health.Check(health_pb2.HealthCheckRequest(service=name))
+        return int(response.status)
+
+    def watch(self, name: str) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        return aiter(self.health.Watch(health_pb2.HealthCheckRequest(service=name)))
 
 
 class RunningServer:

@@ -400,8 +400,12 @@ def test_help() -> None:
         assert command in overview
         assert ok(command, "--help").startswith(f"usage: rerankd {command}")
     text = ok("serve", "--help", COLUMNS="200")
-    for name in settings.declared():
+    for name in settings.of_server():
         assert settings.flag(name) in text
+    for command in ("rank", "models"):
+        text = ok(command, "--help", COLUMNS="200")
+        for name in settings.of_client():
+            assert settings.flag(name) in text
         assert settings.variable(name) in text
 
 

@@ -137,6 +137,10 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, says:
         ("drain_seconds", "-1"),
         ("drain_seconds", "inf"),
         ("drain_seconds", "nan"),
+        ("max_deadline_seconds", "0"),
+        ("max_deadline_seconds", "none"),
+        ("tls_cert", " "),
+        ("token_file", "tokens\0"),
         ("log_level", "INFO"),
         ("model", "mini-en,,x"),
         ("model", " "),
@@ -166,6 +170,8 @@ def test_what_is_not_legal_names_the_knob_the_source_and_what_is(name: str, text
         "max_message_bytes = 16.5",
         "max_message_bytes = true",
         "log_level = 1",
+        "token_file = ['tokens']",
+        "tls_key = false",
     ],
 )
 def test_a_value_of_the_wrong_type_in_the_file(tmp_path: Path, line: str) -> None:
@@ -189,6 +195,9 @@ def test_a_value_of_the_wrong_type_in_the_file(tmp_path: Path, line: str) -> Non
         ("reflection", "1", True),
         ("reflection", "false", False),
         ("queue_tokens", "2_000_000", 2_000_000),
+        ("max_deadline_seconds", "0.5", 0.5),
+        ("token_file", "/run/secrets/my tokens", "/run/secrets/my tokens"),
+        ("token_file", "", ""),
     ],
 )
 def test_what_is_legal(name: str, text: str, value: object) -> None:
@@ -203,6 +212,27 @@ def test_settings_made_in_python_are_checked_too() -> None:
         Settings(grpc="127.0.0.1:5", health="127.0.0.1:5")
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().threads = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ("tls_cert", "tls_key"),
+        ("tls_key", "tls_cert"),
+        ("tls_client_ca", "tls_cert"),
+        ("target_key", "target_cert"),
+    ],
+)
+def test_a_file_that_is_of_no_use_alone(given: str, missing: str) -> None:
+    with pytest.raises(InputError, match=f"^{given}: is of no use without {missing}; give that file too$"):
+        resolve(environ={settings.variable(given): "file.pem"})
+
+
+def test_a_server_and_a_client_have_flags_of_their_own() -> None:
+    assert set(settings.of_server()) | set(settings.of_client()) == set(settings.declared())
+    assert not set(settings.of_server()) & set(settings.of_client())
+    assert {"tls_cert", "token_file"} <= set(settings.of_server())
+    assert {"target_ca", "target_token_file"} <= set(settings.of_client())
 
 
 def test_only_some_flags() -> None:
@@ -222,6 +252,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "max_message_bytes": st.integers(1, (1 << 31) - 1),
     "grace_seconds": st.floats(0, 86400),
     "log_format": st.sampled_from(["text", "json"]),
+    "max_deadline_seconds": st.floats(0.001, 86400),
+    "token_file": st.sampled_from(["", "/run/secrets/my tokens", 'a "b" \\ é # c', "C:\\tokens"]),
+    "target_tls": st.booleans(),
 }
 
 

@@ -188,3 +188,19 @@ async def test_two_streams_on_one_channel_do_not_mix(stub: Stub) -> None:
     by_text = {CONTEXTS[at]: result.score for at, result in scored(one).items()}
     order = [*CONTEXTS[2:], *CONTEXTS[:2]]
     assert {order[at]: result.score for at, result in scored(two).items()}.items() >= by_text.items()
+
+
+def test_the_limit_on_a_streams_bytes_counts_all_its_messages(serve: Serve) -> None:
+    messages = [start(CONTEXTS[:1]), more("a" * 400), more("b" * 400)]
+    sizes = sum(message.ByteSize() for message in messages)
+    for limit in (sizes, sizes - 1, messages[0].ByteSize() - 1):
+        server = serve(max_stream_bytes=limit, threads=1)
+        with grpc.insecure_channel(server.target) as channel:
+            stub = rerank_pb2_grpc.RerankServiceStub(channel)
+            if limit == sizes:
+                assert len(list(stub.RerankStream(iter(messages)))[-1].ranking.results) == 3
+                continue
+            refusal = refused_sync(lambda: list(stub.RerankStream(iter(messages))))  # noqa: B023 - called here
+            assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert refusal.field == "contexts"
+            assert f"at most {limit} bytes are taken from one stream" in refusal.message

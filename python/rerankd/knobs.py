@@ -71,17 +71,20 @@ def size() -> Kind:
     return Kind("BYTES", "a number of bytes from 1 to 2 GiB less one, as 65536, 64KiB or 16MiB", parse, show)
 
 
-def seconds() -> Kind:
+def seconds(low: float = 0) -> Kind:
     def parse(raw: object) -> float:
         if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
             raise ValueError
         value = float(raw)
-        if not (math.isfinite(value) and 0 <= value <= 86400):
+        if not (math.isfinite(value) and low <= value <= 86400):
             raise ValueError
         return value
 
     return Kind(
-        "SECONDS", "a number of seconds from 0 to 86400", parse, lambda value: repr(value).removesuffix(".0")
+        "SECONDS",
+        f"a number of seconds from {low:g} to 86400",
+        parse,
+        lambda value: repr(value).removesuffix(".0"),
     )
 
 
@@ -106,6 +109,17 @@ def address(optional: bool = False) -> Kind:
 
     legal = "HOST:PORT with a port of 0 to 65535 ([::]:50051 for IPv6)"
     return Kind("HOST:PORT", legal + (', or "" for none' if optional else ""), parse)
+
+
+def file() -> Kind:
+    """A path; whether the file is there, and fit, is for whoever reads it to say."""
+
+    def parse(raw: object) -> str:
+        if not isinstance(raw, str) or "\0" in raw or raw != raw.strip():
+            raise ValueError
+        return raw
+
+    return Kind("FILE", 'a file\'s path, or "" for none', parse)
 
 
 def switch() -> Kind:

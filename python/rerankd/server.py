@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final, cast
 
@@ -16,11 +16,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from rerankd import models
+from rerankd import models, watch
+from rerankd.auth import Tokens
 from rerankd.errors import InputError
+from rerankd.guard import Guard
 from rerankd.reranker import Reranker
-from rerankd.service import SERVICE, Guard, RerankService
+from rerankd.service import SERVICE, RerankService
 from rerankd.settings import Settings
+from rerankd.tls import Certificates
 from rerankd.v1 import rerank_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -105,7 +108,11 @@ class Server:
         self._settings = settings
         self._rerankers: list[Reranker] = []
         self._health = Health()
-        self._guard = Guard()
+        self._tokens: Tokens | None = None
+        self._certificates: Certificates | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._guard = Guard(self._authorize)
+        self._cut_short = False
         self._main: grpc.aio.Server | None = None
         self._health_server: grpc.aio.Server | None = None
         self._port = 0
@@ -130,12 +137,18 @@ class Server:
         """Calls in progress, health and reflection not counted."""
         return self._guard.calls
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether calls were still in progress when `stop` had waited for as long as it was told to."""
+        return self._cut_short
+
     async def start(self) -> None:
         """Returns when it is serving. After an error, call `stop`.
 
-        Raises InputError for an address or a name that can't be had, ModelError, DeviceError.
+        Raises InputError for a file, an address or a name that can't be had, ModelError, DeviceError.
         """
         settings = self._settings
+        self._secure()
         # The ports come first: a taken one is told before a long load, and probes are answered meanwhile.
         self._health.set(_SERVING, LIVE)
         if settings.health:
@@ -145,10 +158,16 @@ class Server:
             self._health_port = _listen(self._health_server, "health", settings.health)
             await self._health_server.start()
         self._main = grpc.aio.server(interceptors=[self._guard], options=_options(settings))
-        self._port = _listen(self._main, "grpc", settings.grpc)
+        credentials = self._certificates.credentials() if self._certificates else None
+        self._port = _listen(self._main, "grpc", settings.grpc, credentials)
 
         await asyncio.to_thread(self._load)
-        service = RerankService(self._rerankers, max_contexts=settings.max_contexts)
+        service = RerankService(
+            self._rerankers,
+            max_contexts=settings.max_contexts,
+            max_stream_bytes=settings.max_stream_bytes,
+            max_seconds=settings.max_deadline_seconds,
+        )
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, self._main)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
         if settings.reflection:
@@ -180,6 +199,7 @@ class Server:
                 await asyncio.wait_for(self._guard.idle(), grace)
             except asyncio.TimeoutError:
                 if self.calls:
+                    self._cut_short = True
                     log.warning("cancelling %d calls still in progress", self.calls)
             self._health.close()
             await self._main.stop(max(0.0, end - time.monotonic()))
@@ -188,6 +208,25 @@ class Server:
             await self._health_server.stop(_HEALTH_GRACE)
         for reranker in self._rerankers:
             reranker.close()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _secure(self) -> None:
+        """Reads what the settings' files hold, and from then on what they come to hold."""
+        settings = self._settings
+        if settings.tls_cert:
+            self._certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        if settings.token_file:
+            self._tokens = Tokens(settings.token_file)
+            if self._certificates is None:
+                log.warning("tokens without TLS: whoever sees the traffic can read them")
+        refresh = [each.refresh for each in (self._certificates, self._tokens) if each is not None]
+        if refresh:
+            self._watching = asyncio.create_task(watch.keep_current(*refresh))
+
+    def _authorize(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        if self._tokens is not None:
+            self._tokens.authorize(method, metadata)
 
     def _load(self) -> None:
         settings = self._settings
@@ -225,7 +264,8 @@ class Server:
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; a second one stops at once.
 
-    Returns the exit code: 0, or 1 where the second signal cut the way down short. Raises as Server.start.
+    Returns the exit code: 0, or 1 where a second signal, or the end of the grace, cut calls short. Raises as
+    Server.start.
     """
     _log_to_stderr(settings)
     try:
@@ -249,7 +289,7 @@ async def _serve(settings: Settings) -> int:
     try:
         if await _before(stop, server.start()):
             await stop.wait()
-            if not await _before(hurry, server.retire()):
+            if not await _before(hurry, server.retire()) or server.cut_short:
                 return 1
         return 0
     finally:
@@ -272,8 +312,12 @@ async def _before(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool
         await asyncio.wait((doing, coming))
 
 
-def _listen(server: grpc.aio.Server, setting: str, address: str) -> int:
+def _listen(
+    server: grpc.aio.Server, setting: str, address: str, credentials: grpc.ServerCredentials | None = None
+) -> int:
     try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
         return server.add_insecure_port(address)
     except RuntimeError:
         raise InputError(setting, f"can't listen on {address}: taken, or not of this machine?") from None

@@ -28,17 +28,29 @@ else:
 
 PREFIX: Final = "RERANKD_"
 CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
+CLIENT: Final = "Client"
+"""The group of what the commands that ask a server want to know, and a server does not."""
 
 _PREAMBLE: Final = """\
 # Settings
 
 Made from python/rerankd/settings.py by `python -m rerankd.settings > docs/settings.md`.
 
-A flag of `rerankd serve` beats a variable; a variable beats the TOML file named by `--config FILE` or
-`RERANKD_CONFIG`; the file beats the default. A variable with the `RERANKD_` prefix that is not below, an
-unknown key of the file, and a value that is not legal stop the start with a sentence that names them. Several
-models in one variable have commas between them. `rerankd serve --print-config` prints what would be in force,
-and where each value came from, in a form that `--config` reads."""
+A flag beats a variable; a variable beats the TOML file named by `--config FILE` or `RERANKD_CONFIG`; the file
+beats the default. A variable with the `RERANKD_` prefix that is not below, an unknown key of the file, and a
+value that is not legal stop the start with a sentence that names them. Several models in one variable have
+commas between them. The flags are those of `rerankd serve`; what is under Client is for the commands that
+have a `--target`. `rerankd serve --print-config` prints what would be in force, and where each value came
+from, in a form that `--config` reads."""
+
+# A file that is of no use without another one.
+_NEEDS: Final = {
+    "tls_cert": "tls_key",
+    "tls_key": "tls_cert",
+    "tls_client_ca": "tls_cert",
+    "target_cert": "target_key",
+    "target_key": "target_cert",
+}
 
 
 @dataclass(frozen=True)
@@ -99,9 +111,44 @@ class Settings:
         'where the health service listens for probes, in plaintext; "" for nowhere',
     )
     reflection: bool = knobs.knob(False, knobs.switch(), "Network", "answer gRPC server reflection")
+    tls_cert: str = knobs.knob(
+        "",
+        knobs.file(),
+        "Security",
+        "the server's certificate and those that vouch for it, in PEM: gRPC's port then speaks TLS, and "
+        "nothing else; read again when it changes",
+    )
+    tls_key: str = knobs.knob(
+        "", knobs.file(), "Security", "the certificate's private key, in PEM and not encrypted"
+    )
+    tls_client_ca: str = knobs.knob(
+        "",
+        knobs.file(),
+        "Security",
+        "the authorities, in PEM, one of which must vouch for a client's certificate; none: it needs none",
+    )
+    token_file: str = knobs.knob(
+        "",
+        knobs.file(),
+        "Security",
+        "the bearer tokens that are accepted, one per line, # before a comment; read again when it changes; "
+        "none: no call needs one",
+    )
     max_contexts: int = knobs.knob(1000, knobs.integer(1), "Limits", "contexts per request")
     max_message_bytes: int = knobs.knob(
         16 << 20, knobs.size(), "Limits", "bytes of one message, received or sent"
+    )
+    max_stream_bytes: int = knobs.knob(
+        64 << 20,
+        knobs.size(),
+        "Limits",
+        "bytes of all messages that one RerankStream call sends, which max_message_bytes does not bound",
+    )
+    max_deadline_seconds: float = knobs.knob(
+        300.0,
+        knobs.seconds(0.001),
+        "Limits",
+        "how long a request may take, a whole stream being one, if its caller gives it longer or no deadline",
     )
     queue_tokens: int = knobs.knob(
         1_000_000,
@@ -127,17 +174,51 @@ class Settings:
     log_format: str = knobs.knob(
         "text", knobs.choice("text", "json"), "Logs", "a line of text, or of JSON, per event"
     )
+    target_tls: bool = knobs.knob(
+        False,
+        knobs.switch(),
+        CLIENT,
+        "speak TLS with --target, by the authorities that gRPC knows of itself; the files below say so too",
+    )
+    target_ca: str = knobs.knob(
+        "",
+        knobs.file(),
+        CLIENT,
+        "the authorities, in PEM, one of which must vouch for the server's certificate",
+    )
+    target_cert: str = knobs.knob(
+        "", knobs.file(), CLIENT, "the certificate to show a server that asks for one, in PEM"
+    )
+    target_key: str = knobs.knob(
+        "", knobs.file(), CLIENT, "that certificate's private key, in PEM and not encrypted"
+    )
+    target_token_file: str = knobs.knob(
+        "", knobs.file(), CLIENT, "the bearer token to send: the first in this file, as token_file has them"
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name), "the argument"))
         if self.grpc == self.health and not self.grpc.endswith(":0"):
             raise InputError("health", f"{self.health!r} is gRPC's own address; give health another port")
+        for name, needed in _NEEDS.items():
+            if getattr(self, name) and not getattr(self, needed):
+                raise InputError(name, f"is of no use without {needed}; give that file too")
 
 
 def declared() -> dict[str, Knob]:
     """Every knob by its name, in the order declared."""
     return {f.name: _knob_of(f) for f in fields(Settings)}
+
+
+def of_server() -> list[str]:
+    """The names of what a server is told."""
+    return [name for name, knob in declared().items() if knob.group != CLIENT]
+
+
+def of_client() -> list[str]:
+    """The names of what a command that asks a server is told."""
+    return [name for name, knob in declared().items() if knob.group == CLIENT]
 
 
 def flag(name: str) -> str:
@@ -248,6 +329,15 @@ def to_markdown() -> str:
 def colour_allowed() -> bool:
     """Whether the user's environment lets a terminal be coloured (NO_COLOR, TERM=dumb)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def quiet_grpc() -> None:
+    """Has gRPC's own log in this process say errors alone, unless the user's environment says otherwise.
+
+    To be called before gRPC is imported. It writes a line of its own form to the standard error for every
+    handshake that fails, and the port of a server meets those that anybody likes to make.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def _knob_of(f: Field[Any]) -> Knob:
