@@ -29,6 +29,7 @@ PATIENCE = 30.0
 LOCAL: dict[str, Any] = {
     "grpc": "127.0.0.1:0",
     "health": "127.0.0.1:0",
+    "metrics": "",
     "drain_seconds": 0,
     "grace_seconds": PATIENCE,
     "reflection": True,

@@ -49,12 +49,15 @@ PYTHON_ROOMS = rooms("""
     outgoing:     wire ranking errors v1
     streams:      wire ranking errors v1
     client:       outgoing streams wire ranking errors v1
-    metrics:      errors v1
+    observe:      v1
+    metrics:      _core observe v1
+    traces:       _core observe status v1
+    telemetry:    metrics traces observe settings errors
     auth:         settings errors
     http_shapes:  ranking errors
-    service:      reranker completions ranking status metrics auth errors v1
+    service:      reranker completions ranking status auth errors v1
     http:         reranker completions ranking http_shapes metrics auth models errors
-    server:       service http metrics auth reranker models settings status errors v1
+    server:       service http telemetry metrics auth reranker models settings status errors v1
     bench:        client ranking errors
     pack:         models settings errors _core
     cli:          server client bench compare_command pack reranker ranking table models settings errors _core
@@ -93,7 +96,7 @@ RUST_ROOMS = rooms("""
     py:             engine request scheduler completions tokenize device error
     lib:            py error
 """)
-GRPC_ROOMS = {"service", "server", "client", "metrics", "auth"}
+GRPC_ROOMS = {"service", "server", "client", "observe", "auth"}
 # unwrap and expect outside tests, where no Result can help: the file, and why.
 MAY_UNWRAP: dict[str, str] = {}
 

@@ -18,9 +18,11 @@ from grpc_reflection.v1alpha import reflection
 
 from rerankd import models
 from rerankd.errors import InputError
+from rerankd.metrics import Metrics
 from rerankd.reranker import Reranker
 from rerankd.service import SERVICE, Guard, RerankService
 from rerankd.settings import Settings
+from rerankd.telemetry import Telemetry
 from rerankd.v1 import rerank_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -106,6 +108,7 @@ class Server:
         self._rerankers: list[Reranker] = []
         self._health = Health()
         self._guard = Guard()
+        self._telemetry = Telemetry(settings, self._rerankers)
         self._main: grpc.aio.Server | None = None
         self._health_server: grpc.aio.Server | None = None
         self._port = 0
@@ -120,6 +123,15 @@ class Server:
     def health_port(self) -> int:
         """Where health alone listens, once started; 0 for nowhere."""
         return self._health_port
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._telemetry.metrics
+
+    @property
+    def metrics_port(self) -> int:
+        """Where Prometheus fetches metrics, once started; 0 for nowhere."""
+        return self._telemetry.port
 
     @property
     def rerankers(self) -> Sequence[Reranker]:
@@ -144,7 +156,8 @@ class Server:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
             self._health_port = _listen(self._health_server, "health", settings.health)
             await self._health_server.start()
-        self._main = grpc.aio.server(interceptors=[self._guard], options=_options(settings))
+        observer = await self._telemetry.start()
+        self._main = grpc.aio.server(interceptors=[observer, self._guard], options=_options(settings))
         self._port = _listen(self._main, "grpc", settings.grpc)
 
         await asyncio.to_thread(self._load)
@@ -188,6 +201,7 @@ class Server:
             await self._health_server.stop(_HEALTH_GRACE)
         for reranker in self._rerankers:
             reranker.close()
+        await self._telemetry.stop()
 
     def _load(self) -> None:
         settings = self._settings
