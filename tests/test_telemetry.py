@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import socket
 import subprocess
@@ -13,18 +12,7 @@ import pytest
 from rerankd import InputError
 from rerankd.server import Server
 from rerankd.settings import Settings
-from support import LOCAL, PATIENCE, Serve
-
-
-def get(
-    port: int, path: str = "/metrics", host: str = "127.0.0.1", method: str = "GET"
-) -> tuple[int, str, str]:
-    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
-    connection.request(method, path)
-    response = connection.getresponse()
-    answer = response.status, response.getheader("Content-Type", ""), response.read().decode()
-    connection.close()
-    return answer
+from support import LOCAL, PATIENCE, Serve, scrape
 
 
 def settings(**changes: Any) -> Settings:
@@ -33,13 +21,13 @@ def settings(**changes: Any) -> Settings:
 
 def test_the_port_answers_as_render_does(serve: Serve) -> None:
     running = serve(metrics="127.0.0.1:0", threads=1)
-    status, content_type, text = get(running.server.metrics_port)
+    status, content_type, text = scrape(running.server.metrics_port)
     body, rendered_type = running.server.metrics.render()
     assert (status, content_type) == (200, rendered_type)
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert names == [line.split()[2] for line in body.decode().splitlines() if line.startswith("# TYPE")]
     assert "rerankd_model_info" in names
-    assert get(running.server.metrics_port, method="POST")[0] == 405
+    assert scrape(running.server.metrics_port, method="POST")[0] == 405
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
@@ -49,7 +37,7 @@ def test_the_port_can_be_of_ipv6(serve: Serve) -> None:
     except OSError:
         pytest.skip("no IPv6 loopback here")
     running = serve(metrics="[::1]:0", threads=1)
-    assert get(running.server.metrics_port, host="::1")[0] == 200
+    assert scrape(running.server.metrics_port, host="::1")[0] == 200
 
 
 async def test_there_need_not_be_a_port() -> None:
