@@ -37,7 +37,7 @@ async def answer(request: bytes, context: Any) -> pb.RerankResponse:
 
 async def measure(watchers: Sequence[Watcher] | None, calls: int) -> float:
     """CPU microseconds per call; None: without an observer."""
-    bare = grpc.unary_unary_rpc_method_handler(answer)
+    bare: Any = grpc.unary_unary_rpc_method_handler(answer)
     details: Any = SimpleNamespace(method=f"/{METHODS[0].service}/Rerank", invocation_metadata=())
     context = SimpleNamespace(code=lambda: 0, time_remaining=lambda: None, invocation_metadata=lambda: ())
     observer = None if watchers is None else Observer(watchers)

@@ -16,6 +16,7 @@ from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
 from support import CONTEXTS, LOCAL, LONG, RunningServer, ask, refused_sync, scrape
 
+PAGE = Path(__file__).parent.parent / "docs" / "observability.md"
 DASHBOARD = json.loads(
     (Path(__file__).parent.parent / "deploy" / "grafana" / "rerankd.json").read_text("utf-8")
 )
@@ -144,6 +145,11 @@ def test_all_that_it_asks_for_is_told(panel: str, target: dict[str, Any], sample
 )
 def test_what_is_asked_for_in_vain_is_found(expression: str, legend: str, samples: Samples) -> None:
     assert len(list(faults(expression, legend, samples))) == 1
+
+
+def test_the_alerts_of_the_page_ask_for_what_is_told(samples: Samples) -> None:
+    (block,) = re.findall(r"^```text\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert [list(faults(alert, "", samples)) for alert in block.splitlines()] == [[], [], []]
 
 
 def test_every_metric_of_ours_is_shown(samples: Samples) -> None:
