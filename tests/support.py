@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -30,6 +31,7 @@ PATIENCE = 30.0
 LOCAL: dict[str, Any] = {
     "grpc": "127.0.0.1:0",
     "health": "127.0.0.1:0",
+    "metrics": "",
     "drain_seconds": 0,
     "grace_seconds": PATIENCE,
     "reflection": True,
@@ -107,6 +109,16 @@ def raw(channel: grpc.Channel, method: str) -> Callable[[bytes], Any]:
         return one
     many: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{SERVICE}/{method}")
     return lambda message: list(many(iter([message])))
+
+
+def scrape(port: int, host: str = "127.0.0.1", method: str = "GET") -> tuple[int, str, str]:
+    """What a metrics port answers: status, content type, body."""
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+    connection.request(method, "/metrics")
+    response = connection.getresponse()
+    answer = response.status, response.getheader("Content-Type", ""), response.read().decode()
+    connection.close()
+    return answer
 
 
 class Refusal:

@@ -65,12 +65,16 @@ PYTHON_ROOMS = rooms("""
     target:       pem wire ranking errors
     client:       target outgoing streams wire ranking errors v1
     asking:       client auth settings errors
-    metrics:      errors v1
+    observe:      v1
+    metrics:      _core observe v1
+    traces:       _core observe status v1
+    telemetry:    metrics traces observe settings errors
     http_shapes:  ranking errors
     guard:        status v1
-    service:      reranker completions ranking status metrics auth errors v1
+    service:      reranker completions ranking status auth errors v1
     http:         reranker completions ranking http_shapes metrics auth models errors
-    server:       guard service http metrics auth tls watch reranker models settings status errors v1
+    server:       guard service http telemetry metrics auth tls watch reranker models settings status errors
+    server:       v1
     bench:        client ranking errors
     pack:         models settings errors _core
     cli:          server client asking bench compare_command pack reranker ranking table models settings
@@ -111,7 +115,7 @@ RUST_ROOMS = rooms("""
     lib:            py error
 """)
 # target makes the clients' credentials, tls the server's, which only gRPC's own functions can.
-GRPC_ROOMS = {"service", "guard", "server", "client", "target", "metrics", "tls"}
+GRPC_ROOMS = {"service", "guard", "server", "client", "target", "observe", "tls"}
 # unwrap and expect outside tests, where no Result can help: the file, and why.
 MAY_UNWRAP: dict[str, str] = {}
 

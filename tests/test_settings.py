@@ -134,6 +134,13 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, says:
         ("max_message_bytes", "0"),
         ("max_message_bytes", "16 MB"),
         ("max_message_bytes", "2GiB"),
+        ("metrics", "50053"),
+        ("otlp_endpoint", "localhost:4317"),
+        ("otlp_endpoint", "grpc://localhost:4317"),
+        ("otlp_endpoint", "http://localhost:4317/v1/traces"),
+        ("trace_ratio", "1.1"),
+        ("trace_ratio", "-0.1"),
+        ("trace_ratio", "nan"),
         ("drain_seconds", "-1"),
         ("drain_seconds", "inf"),
         ("drain_seconds", "nan"),
@@ -187,6 +194,11 @@ def test_a_value_of_the_wrong_type_in_the_file(tmp_path: Path, line: str) -> Non
         ("grpc", "[::]:50051", "[::]:50051"),
         ("grpc", "rerankd.example:0", "rerankd.example:0"),
         ("health", "", ""),
+        ("metrics", "", ""),
+        ("otlp_endpoint", "", ""),
+        ("otlp_endpoint", "https://collector.example:4317", "https://collector.example:4317"),
+        ("otlp_endpoint", "http://[::1]:4317", "http://[::1]:4317"),
+        ("trace_ratio", "0.05", 0.05),
         ("device", "cuda:1", "cuda:1"),
         ("max_message_bytes", "64KiB", 65536),
         ("max_message_bytes", "1 GiB", 1 << 30),
@@ -210,6 +222,9 @@ def test_settings_made_in_python_are_checked_too() -> None:
         Settings(threads=0)
     with pytest.raises(InputError, match=r"health: .* is gRPC's own address"):
         Settings(grpc="127.0.0.1:5", health="127.0.0.1:5")
+    for name in ("grpc", "health"):
+        with pytest.raises(InputError, match=r"metrics: .* is taken already"):
+            Settings(**{name: "127.0.0.1:5", "metrics": "127.0.0.1:5"})  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().threads = 3  # type: ignore[misc]
 
@@ -249,6 +264,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "grpc": st.integers(0, 65535).map(lambda port: f"[::1]:{port}"),
     "health": st.just("") | st.integers(0, 65535).map(lambda port: f"localhost:{port}"),
     "reflection": st.booleans(),
+    "otlp_endpoint": st.just("") | st.integers(0, 65535).map(lambda port: f"http://localhost:{port}"),
+    "trace_ratio": st.floats(0, 1),
     "max_message_bytes": st.integers(1, (1 << 31) - 1),
     "grace_seconds": st.floats(0, 86400),
     "log_format": st.sampled_from(["text", "json"]),

@@ -1,4 +1,4 @@
-"""The outermost layer of every call: who may make it, what its errors become, how many there are."""
+"""The layer around every call's handler: who may make it, what its errors become, how many there are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OURS: Final = f"/{pb.DESCRIPTOR.services_by_name['RerankService'].full_name}/"
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """The outermost layer of every RPC: whatever is raised below leaves as a status from the table.
+    """The layer around the handler of every RPC: whatever is raised below leaves as a status from the table.
 
     Without it, grpcio sends an exception's text to the caller as UNKNOWN, also that of a message which can't
     be parsed. It counts our calls, too, so that a server that stops can wait for the last of them.

@@ -122,6 +122,30 @@ def file() -> Kind:
     return Kind("FILE", 'a file\'s path, or "" for none', parse)
 
 
+def endpoint() -> Kind:
+    def parse(raw: object) -> str:
+        if raw == "":
+            return ""
+        scheme, _, rest = raw.partition("://") if isinstance(raw, str) else ("", "", "")
+        if scheme not in ("http", "https"):
+            raise ValueError
+        return f"{scheme}://{address().parse(rest)}"
+
+    return Kind("URL", 'http://HOST:PORT, https://HOST:PORT with TLS, or "" for none', parse)
+
+
+def fraction() -> Kind:
+    def parse(raw: object) -> float:
+        if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
+            raise ValueError
+        value = float(raw)
+        if not 0 <= value <= 1:
+            raise ValueError
+        return value
+
+    return Kind("FRACTION", "a number from 0 to 1", parse, lambda value: repr(value).removesuffix(".0"))
+
+
 def switch() -> Kind:
     def parse(raw: object) -> bool:
         if isinstance(raw, bool):

@@ -20,9 +20,11 @@ from rerankd import models, watch
 from rerankd.auth import Tokens
 from rerankd.errors import InputError
 from rerankd.guard import Guard
+from rerankd.metrics import Metrics
 from rerankd.reranker import Reranker
 from rerankd.service import SERVICE, RerankService
 from rerankd.settings import Settings
+from rerankd.telemetry import Telemetry
 from rerankd.tls import Certificates
 from rerankd.v1 import rerank_pb2_grpc
 
@@ -113,6 +115,7 @@ class Server:
         self._watching: asyncio.Task[None] | None = None
         self._guard = Guard(self._authorize)
         self._cut_short = False
+        self._telemetry = Telemetry(settings, self._rerankers)
         self._main: grpc.aio.Server | None = None
         self._health_server: grpc.aio.Server | None = None
         self._port = 0
@@ -127,6 +130,15 @@ class Server:
     def health_port(self) -> int:
         """Where health alone listens, once started; 0 for nowhere."""
         return self._health_port
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._telemetry.metrics
+
+    @property
+    def metrics_port(self) -> int:
+        """Where Prometheus fetches metrics, once started; 0 for nowhere."""
+        return self._telemetry.port
 
     @property
     def rerankers(self) -> Sequence[Reranker]:
@@ -157,7 +169,8 @@ class Server:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
             self._health_port = _listen(self._health_server, "health", settings.health)
             await self._health_server.start()
-        self._main = grpc.aio.server(interceptors=[self._guard], options=_options(settings))
+        observer = await self._telemetry.start()
+        self._main = grpc.aio.server(interceptors=[observer, self._guard], options=_options(settings))
         credentials = self._certificates.credentials() if self._certificates else None
         self._port = _listen(self._main, "grpc", settings.grpc, credentials)
 
@@ -210,6 +223,7 @@ class Server:
             reranker.close()
         if self._watching is not None:
             self._watching.cancel()
+        await self._telemetry.stop()
 
     def _secure(self) -> None:
         """Reads what the settings' files hold, and from then on what they come to hold."""

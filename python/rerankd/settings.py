@@ -168,6 +168,24 @@ class Settings:
     grace_seconds: float = knobs.knob(
         30.0, knobs.seconds(), "Shutdown", "after that, let the calls in flight finish for at most this long"
     )
+    metrics: str = knobs.knob(
+        "0.0.0.0:50053",
+        knobs.address(optional=True),
+        "Telemetry",
+        'where Prometheus fetches /metrics, over plain HTTP; "" for nowhere',
+    )
+    otlp_endpoint: str = knobs.knob(
+        "",
+        knobs.endpoint(),
+        "Telemetry",
+        "the collector that traces go to, as OTLP over gRPC; needs `pip install rerankd[traces]`",
+    )
+    trace_ratio: float = knobs.knob(
+        1.0,
+        knobs.fraction(),
+        "Telemetry",
+        "the part of the calls to trace whose caller has not decided already by its traceparent",
+    )
     log_level: str = knobs.knob(
         "info", knobs.choice("debug", "info", "warning", "error"), "Logs", "the least severe level logged"
     )
@@ -204,6 +222,8 @@ class Settings:
         for name, needed in _NEEDS.items():
             if getattr(self, name) and not getattr(self, needed):
                 raise InputError(name, f"is of no use without {needed}; give that file too")
+        if self.metrics in (self.grpc, self.health) and self.metrics and not self.metrics.endswith(":0"):
+            raise InputError("metrics", f"{self.metrics!r} is taken already; give metrics another port")
 
 
 def declared() -> dict[str, Knob]:
