@@ -22,9 +22,9 @@ LONGEST = 450
 
 
 def rooms(table: str) -> dict[str, set[str]]:
-    """Lines of "room: what it may import", as {room: {names}}. A long one may go on in a second line."""
+    """Lines of "room: what it may import", as {room: {names}}; several in a line, or on several."""
     found: dict[str, set[str]] = {}
-    for line in table.strip().splitlines():
+    for line in re.split("[\n;]", table.strip()):
         room, _, names = line.partition(":")
         found.setdefault(room.strip(), set()).update(names.split())
     return found
@@ -55,9 +55,15 @@ PYTHON_ROOMS = rooms("""
     service:      reranker completions ranking status metrics auth errors v1
     http:         reranker completions ranking http_shapes metrics auth models errors
     server:       service http metrics auth reranker models settings status errors v1
-    bench:        client ranking errors
+    bench_text: ; bench_figures: ; bench_server: settings errors; bench: bench_text samples errors
+    bench_result: bench bench_figures; bench_load: bench bench_figures wire ranking v1
+    bench_run:    bench bench_figures bench_result bench_load wire ranking errors
+    bench_table:  bench_figures bench_result table; bench_plot: bench_figures bench_result errors
+    bench_command: bench bench_result bench_run bench_server bench_table bench_plot samples ranking
+    bench_command: knobs settings errors
     pack:         models settings errors _core
-    cli:          server client bench compare_command pack reranker ranking table models settings errors _core
+    cli:          server client bench_command compare_command pack reranker ranking table models settings
+    cli:          errors _core
     __main__:     cli
     __init__:     client reranker ranking errors _core
 """)
@@ -93,7 +99,8 @@ RUST_ROOMS = rooms("""
     py:             engine request scheduler completions tokenize device error
     lib:            py error
 """)
-GRPC_ROOMS = {"service", "server", "client", "metrics", "auth"}
+# bench_load measures servers, not our client: it must see codes, count connections, send bytes made before.
+GRPC_ROOMS = {"service", "server", "client", "metrics", "auth", "bench_load"}
 # unwrap and expect outside tests, where no Result can help: the file, and why.
 MAY_UNWRAP: dict[str, str] = {}
 
