@@ -9,47 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rerankd import bench
+from rerankd import bench, bench_kinds
 from rerankd.errors import InputError
 from rerankd.samples import Sample
-
-weights = st.floats(0.001, 1000).map(lambda value: round(value, 4))
-
-
-@given(st.dictionaries(st.integers(1, 99_999), weights, min_size=1, max_size=6))
-def test_a_mix_is_read_as_it_is_written(mix: dict[int, float]) -> None:
-    text = ",".join(f"{contexts}:{weight:.4f}" for contexts, weight in mix.items())
-    assert bench.parse_mix(text) == tuple(bench.Share(*each) for each in mix.items())
-
-
-def test_a_size_alone_weighs_one() -> None:
-    assert bench.parse_mix("20") == (bench.Share(20, 1.0),)
-    assert bench.parse_mix("5, 100:.5") == (bench.Share(5, 1.0), bench.Share(100, 0.5))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "5:", "0:1", "5:0", "5:1,5:2", "5:-1", "a:1", "5:1,", "5:1e3", "100000", "5:nan"]
-)
-def test_what_is_no_mix_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - a kind says no more
-        bench.parse_mix(text)
-
-
-def test_rates() -> None:
-    assert bench.Rate.parse("50") == bench.Rate(50.0, False)
-    assert bench.Rate.parse("0.7x") == bench.Rate(0.7, True)
-    assert [str(bench.Rate.parse(text)) for text in ("50.0", "3x")] == ["50", "3x"]
-    for text in ("", "0", "0x", "-1", "x", "1e3", "nan", "inf", "3 x", "3X", "9" * 400):
-        with pytest.raises(ValueError):  # noqa: PT011
-            bench.Rate.parse(text)
-
-
-def test_words() -> None:
-    assert bench.parse_words("20-120") == (20, 120)
-    assert bench.parse_words("7") == (7, 7)
-    for text in ("", "0", "5-4", "0-4", "4-", "-4", "100000"):
-        with pytest.raises(ValueError):  # noqa: PT011
-            bench.parse_words(text)
 
 
 def test_gaps_are_exponential() -> None:
@@ -90,7 +52,7 @@ def test_more_calls_than_can_be_remembered_are_refused() -> None:
 
 
 def test_draws_have_the_shares_of_the_mix() -> None:
-    groups = bench.made(bench.parse_mix("2:3,5:1"), (3, 9), seed=1)
+    groups = bench.made(bench_kinds.parse_mix("2:3,5:1"), (3, 9), seed=1)
     drawn = list(itertools.islice(bench.draws(groups, seed=1), 20_000))
     assert drawn == list(itertools.islice(bench.draws(groups, seed=1), 20_000))
     counts = Counter(group for group, _ in drawn)
@@ -102,7 +64,7 @@ def test_draws_have_the_shares_of_the_mix() -> None:
 
 
 def test_made_up_requests() -> None:
-    mix = bench.parse_mix("1:1,7:2,3000:1")
+    mix = bench_kinds.parse_mix("1:1,7:2,3000:1")
     groups = bench.made(mix, (3, 9), seed=1)
     assert [(group.contexts, group.weight) for group in groups] == [("1", 1.0), ("7", 2.0), ("3000", 1.0)]
     for group, share in zip(groups, mix, strict=True):

@@ -55,15 +55,15 @@ PYTHON_ROOMS = rooms("""
     service:      reranker completions ranking status metrics auth errors v1
     http:         reranker completions ranking http_shapes metrics auth models errors
     server:       service http metrics auth reranker models settings status errors v1
-    bench_text: ; bench_figures: ; bench_server: settings errors; bench: bench_text samples errors
+    bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors
     bench_result: bench bench_figures; bench_load: bench bench_figures wire ranking v1
-    bench_run:    bench bench_figures bench_result bench_load wire ranking errors
-    bench_table:  bench_figures bench_result table; bench_plot: bench_figures bench_result errors
-    bench_command: bench bench_result bench_run bench_server bench_table bench_plot samples ranking
+    bench_run:    bench bench_kinds bench_figures bench_result bench_load wire ranking errors
+    bench_server: settings errors; bench_table: table; bench_plot: bench_figures bench_result errors
+    bench_command: bench bench_kinds bench_result bench_run bench_server bench_plot samples ranking
     bench_command: knobs settings errors
     pack:         models settings errors _core
-    cli:          server client bench_command compare_command pack reranker ranking table models settings
-    cli:          errors _core
+    cli:          server client bench_command bench_table compare_command pack reranker ranking table models
+    cli:          settings errors _core
     __main__:     cli
     __init__:     client reranker ranking errors _core
 """)

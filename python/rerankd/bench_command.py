@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rerankd import bench, bench_plot, bench_server, knobs, ranking, samples, settings
-from rerankd.bench_result import Asked
-from rerankd.bench_table import lines as lines  # noqa: PLC0414
+from rerankd import bench_kinds, bench_server, knobs, samples, settings
 from rerankd.errors import InputError
 
 if TYPE_CHECKING:
+    from rerankd.bench_kinds import Rate
     from rerankd.bench_result import Result
     from rerankd.bench_run import Plan
 
@@ -37,7 +36,7 @@ _DEFAULT_RATE: Final = "0.7x"
 _WORKERS: Final = 16
 _KINDS: Final[dict[str, knobs.Kind]] = {
     "rate": knobs.Kind(
-        "R", "calls a second above 0, as 50, or a multiple of the capacity, as 0.7x", bench.Rate.parse
+        "R", "calls a second above 0, as 50, or a multiple of the capacity, as 0.7x", bench_kinds.Rate.parse
     ),
     "concurrency": knobs.integer(1, 10_000),
     "duration": knobs.seconds(),
@@ -46,12 +45,13 @@ _KINDS: Final[dict[str, knobs.Kind]] = {
         "MIX",
         "CONTEXTS:WEIGHT with commas between them, as 5:0.9,100:0.1, each number of contexts from 1 to 99999 "
         "and once, each weight above 0",
-        bench.parse_mix,
+        bench_kinds.parse_mix,
     ),
-    "words": knobs.Kind("N-M", "a number of words from 1 to 99999, or a range, as 20-120", bench.parse_words),
+    "words": knobs.Kind(
+        "N-M", "a number of words from 1 to 99999, or a range, as 20-120", bench_kinds.parse_words
+    ),
     "deadline_ms": knobs.integer(1),
     "budget_ms": knobs.integer(1),
-    "priority": knobs.choice(*ranking.PRIORITIES),
     "seed": knobs.integer(0),
 }
 _DEFAULTS: Final = {"duration": "10", "warmup": "1", "mix": "5:0.9,100:0.1", "words": "20-120", "seed": "1"}
@@ -65,7 +65,6 @@ _HELP: Final = {
     "words": "words per context, drawn evenly; default: 20-120",
     "deadline_ms": "each call's deadline; later answers are no goodput; default: none",
     "budget_ms": "ask for the best ranking that this time buys; default: for all",
-    "priority": "interactive, the default, or batch",
     "seed": "of moments, sizes and texts; default: 1",
 }
 
@@ -80,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"send queries of your own instead of made-up text: JSON lines, as {samples.FORM}; -: stdin",
     )
+    parser.add_argument(
+        "--priority", default="interactive", metavar="NAME", help="interactive, the default, or batch"
+    )
     parser.add_argument("--stream", action="store_true", help="call RerankStream instead of Rerank")
     parser.add_argument("--json", metavar="FILE", help="write one JSON object; -: to stdout, and no table")
     parser.add_argument("--plot", metavar="FILE", help="draw latencies as .png or .svg; needs rerankd[plot]")
@@ -92,10 +94,13 @@ def run(arguments: argparse.Namespace, numbers: Sequence[int], lines: Sequence[s
     Raises InputError for a flag or a line, UnreachableError where there is no server, and what else
     `bench_run.run` does.
     """
-    _check_files(arguments)
+    from rerankd import bench_plot, bench_run  # noqa: PLC0415 - numpy and gRPC are for those who need them
+
     plan = _plan(arguments, numbers, lines)
     model = _model(arguments)
-    from rerankd import bench_run  # noqa: PLC0415 - gRPC is for those who need it
+    if arguments.plot is not None:
+        bench_plot.check(arguments.plot)
+    _check_files(arguments)
 
     with _target(arguments) as target:
         result, calls = bench_run.run(plan, target, model, own=arguments.target is None)
@@ -108,8 +113,6 @@ def run(arguments: argparse.Namespace, numbers: Sequence[int], lines: Sequence[s
 
 def _check_files(arguments: argparse.Namespace) -> None:
     """Whether the files can be written: before the run, since after it the figures would be lost."""
-    if arguments.plot is not None:
-        bench_plot.check(arguments.plot)
     for name in ("json", "plot"):
         path = getattr(arguments, name)
         if path is None or (name, path) == ("json", "-"):
@@ -122,6 +125,9 @@ def _check_files(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace, numbers: Sequence[int], lines: Sequence[str]) -> Plan:
+    from rerankd import bench, bench_run, ranking  # noqa: PLC0415 - as in `run`
+    from rerankd.bench_result import Asked  # noqa: PLC0415
+
     given = {name: getattr(arguments, name) for name in _KINDS if getattr(arguments, name) is not None}
     if arguments.file is not None:
         for name in ("mix", "words"):
@@ -132,7 +138,7 @@ def _plan(arguments: argparse.Namespace, numbers: Sequence[int], lines: Sequence
     if "rate" not in given and "concurrency" not in given:
         given["rate"] = _DEFAULT_RATE
     values = {name: _checked(name, given.get(name, _DEFAULTS.get(name))) for name in _KINDS}
-    rate: bench.Rate | None = values["rate"]
+    rate: Rate | None = values["rate"]
     if rate is not None and not rate.of_capacity and values["concurrency"] is not None:
         raise InputError(
             "concurrency", f"is of a closed loop, and --rate {rate} is an open one; leave out one of the two"
@@ -151,7 +157,7 @@ def _plan(arguments: argparse.Namespace, numbers: Sequence[int], lines: Sequence
         file=arguments.file,
         deadline_ms=values["deadline_ms"],
         budget_ms=values["budget_ms"],
-        priority=values["priority"] or "interactive",
+        priority=arguments.priority,
         stream=arguments.stream,
         seed=values["seed"],
     )
@@ -159,9 +165,8 @@ def _plan(arguments: argparse.Namespace, numbers: Sequence[int], lines: Sequence
         groups = bench.made(values["mix"], values["words"], asked.seed)
     else:
         groups = bench.read(samples.read(arguments.file, numbers, lines))
-    from rerankd.bench_run import Plan  # noqa: PLC0415 - gRPC is for those who need it
-
-    return Plan(asked, rate, groups, ranking.Options(budget_ms=asked.budget_ms, priority=asked.priority))
+    options = ranking.Options(budget_ms=asked.budget_ms, priority=asked.priority)
+    return bench_run.Plan(asked, rate, groups, options)
 
 
 def _checked(name: str, raw: object) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from rerankd.bench_figures import OK, UNFINISHED, Call
-from rerankd.bench_result import Result, contexts
+from rerankd.bench_result import Result
 from rerankd.errors import InputError
 
 _KINDS: Final = (".png", ".svg")
@@ -46,7 +46,8 @@ def draw(result: Result, calls: Sequence[Call], path: str) -> None:
             axes.spines[["top", "right"]].set_visible(False)
             axes.minorticks_off()
             # Below, where no dot and no curve is.
-            axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=4, frameon=False)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=4, frameon=False)
         figure.savefig(path, dpi=150, facecolor="white")
 
 
@@ -66,6 +67,9 @@ def _scatter(axes: Any, result: Result, calls: Sequence[Call]) -> None:
     from matplotlib.ticker import LogLocator  # noqa: PLC0415
 
     answered = [call for call in calls if call.code != UNFINISHED]
+    axes.set_yscale("log")
+    latencies = [_milliseconds(call) for call in answered] or [1.0, 1000.0]
+    axes.set_ylim(min(latencies) / 1.5, max(latencies) * 1.5)
     kinds = (
         ("OK", _OK, [call for call in answered if call.code == OK]),
         ("refused", _REFUSED, [call for call in answered if call.refused]),
@@ -82,7 +86,6 @@ def _scatter(axes: Any, result: Result, calls: Sequence[Call]) -> None:
         dots.set_rasterized(True)
     if result.asked.warmup:
         axes.axvspan(0, result.asked.warmup, color="#efefef", zorder=0, label="warm-up, not counted")
-    axes.set_yscale("log")
     # Latencies within one decade need figures beside them too.
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(_plain)
@@ -95,17 +98,15 @@ def _curves(axes: Any, result: Result, calls: Sequence[Call]) -> None:
     begin = result.asked.warmup
     counted = [call for call in calls if begin <= call.due < begin + result.seconds]
     ok = [call for call in counted if call.code == OK]
+    axes.set_xscale("log")
     if len(result.classes) > 1:
         for at, each in enumerate(result.classes):
             colour = _CLASSES[at % len(_CLASSES)]
-            _curve(
-                axes, [call for call in ok if call.group == at], f"OK, {contexts(each.contexts)}", colour, 1.3
-            )
+            _curve(axes, [call for call in ok if call.group == at], f"OK, {each.in_words}", colour, 1.3)
     _curve(axes, ok, "OK", _OK, 2.2)
     _curve(axes, [call for call in counted if call.refused], "refused", _REFUSED, 1.3)
     if result.asked.deadline_ms is not None:
         axes.axhline(result.asked.deadline_ms, color=_FAILED, linestyle=":", label="deadline")
-    axes.set_xscale("log")
     # The scale is 1 / (1 - share): each step is one nine more.
     ticks = [100 / (100 - share) for share in _NINES]
     high = max(100, len(counted))

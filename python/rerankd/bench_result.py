@@ -75,6 +75,10 @@ class Class:
     weight: float
     figures: Figures
 
+    @property
+    def in_words(self) -> str:
+        return "1 context" if self.contexts == "1" else f"{self.contexts} contexts"
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -100,11 +104,6 @@ class Result:
     generator: Generator
     warnings: tuple[str, ...]
     """What to know before one trusts the figures."""
-
-
-def contexts(of: str) -> str:
-    """A class's name in words."""
-    return "1 context" if of == "1" else f"{of} contexts"
 
 
 def classes(

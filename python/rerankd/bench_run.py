@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import time
 from collections import Counter
@@ -17,9 +18,10 @@ from tqdm import tqdm
 
 from rerankd import bench, bench_figures, bench_result
 from rerankd.bench_figures import Call
+from rerankd.bench_kinds import Rate
 from rerankd.bench_load import Load, Messages, served
 from rerankd.bench_result import Asked, Calibration, Generator, Model, Result
-from rerankd.errors import RerankdError, UnknownModelError
+from rerankd.errors import InputError, RerankdError, UnknownModelError
 from rerankd.ranking import Options
 from rerankd.wire import ServedModel
 
@@ -37,7 +39,7 @@ class Plan:
     """What a run is to be."""
 
     asked: Asked
-    rate: bench.Rate | None
+    rate: Rate | None
     """None: a closed loop."""
     groups: Sequence[bench.Group]
     options: Options
@@ -57,8 +59,8 @@ def run(plan: Plan, target: str, model: str, *, own: bool) -> tuple[Result, list
     """Puts the target under the load that is planned; SIGINT and SIGTERM end it early.
 
     model: "" for the server's default. own: whether the server is the bench's. Raises what
-    `bench_load.served` does; UnknownModelError; RerankdError where a capacity can't be measured;
-    KeyboardInterrupt where it is ended before the load.
+    `bench_load.served` does; UnknownModelError; InputError for calls that are too large; RerankdError where a
+    capacity can't be measured; KeyboardInterrupt where it is ended before the load.
     """
     work = _run(plan, target, model, own=own)
     try:
@@ -70,6 +72,7 @@ def run(plan: Plan, target: str, model: str, *, own: bool) -> tuple[Result, list
 
 async def _run(plan: Plan, target: str, model: str, *, own: bool) -> tuple[Result, list[Call]]:
     answering = _answering(await served(target), model)
+    _check_size(plan, answering)
     messages = Messages.of(plan.groups, plan.options, model, stream=plan.asked.stream)
     calibration = await _calibrated(plan, target, messages)
     rate = None if plan.rate is None else plan.rate.value
@@ -114,6 +117,17 @@ def _answering(models: Sequence[ServedModel], name: str) -> ServedModel:
     raise UnknownModelError(f"no model {name!r} is served there; served: {listed}")
 
 
+def _check_size(plan: Plan, model: ServedModel) -> None:
+    """Calls that can only be refused would tell nothing."""
+    most = max(len(request.contexts) for group in plan.groups for request in group.requests)
+    if most > model.max_contexts:
+        field = "mix" if plan.asked.file is None else "FILE"
+        limit = f"{model.name} takes {model.max_contexts} a call there"
+        raise InputError(
+            field, f"has a call of {most} contexts, and {limit}; ask for fewer, or raise max_contexts"
+        )
+
+
 def _load(plan: Plan, target: str, messages: Messages) -> Load:
     draws = bench.draws(plan.groups, plan.asked.seed)
     return Load(target, messages, draws, timeout=plan.deadline, patience=_PATIENCE)
@@ -127,7 +141,10 @@ async def _calibrated(plan: Plan, target: str, messages: Messages) -> Calibratio
     workers = plan.asked.concurrency or 1
 
     def enough() -> bool:
-        return load.now() >= _LEAST_SECONDS and load.ok >= workers * (1 + _CALLS_PER_WORKER)
+        if load.now() < _LEAST_SECONDS:
+            return False
+        hopeless = not load.ok and load.refused + load.failed >= workers
+        return hopeless or load.ok >= workers * (1 + _CALLS_PER_WORKER)
 
     async with _attended(load, _MOST_SECONDS, "capacity"):
         await load.closed_loop(workers, _MOST_SECONDS, enough)
@@ -167,9 +184,12 @@ async def _attended(load: Load, seconds: float, what: str) -> AsyncIterator[None
 @contextlib.contextmanager
 def _bar(seconds: float, what: str) -> Iterator[tqdm[Any]]:
     form = "{desc} |{bar}| {n:.0f} of {total:.0f} s{postfix}"
+    screen = shutil.get_terminal_size()  # where a terminal does not tell its size, tqdm itself shows nothing
+    columns, rows = screen.columns - 1, screen.lines
     # disable=None: shown on a terminal alone. leave=False: gone in the end, as the table says it all.
-    bar: tqdm[Any]
-    with tqdm(total=seconds, desc=what, bar_format=form, leave=False, disable=None) as bar:
+    with tqdm(
+        total=seconds, desc=what, bar_format=form, ncols=columns, nrows=rows, leave=False, disable=None
+    ) as bar:
         yield bar
 
 

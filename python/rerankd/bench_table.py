@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rerankd import table
-from rerankd.bench_figures import Figures, Percentiles
-from rerankd.bench_result import Result, contexts
+
+if TYPE_CHECKING:
+    from rerankd.bench_figures import Figures, Percentiles
+    from rerankd.bench_result import Result
 
 _WIDEST: Final = 100
 _MILLISECONDS: Final = ("calls", "p50", "p90", "p95", "p99", "p99.9", "max")
@@ -78,9 +80,7 @@ def _latencies(result: Result) -> list[Sequence[str]]:
     if latency.failed is not None:
         rows.append(_row("failed", latency.failed))
     if len(result.classes) > 1:
-        rows += [
-            _row(f"OK, {contexts(each.contexts)}", each.figures.latency_ms.ok) for each in result.classes
-        ]
+        rows += [_row(f"OK, {each.in_words}", each.figures.latency_ms.ok) for each in result.classes]
     if result.rate is not None:
         rows.append(_row("generator's lag", result.generator.lag_ms))
     return rows

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from rerankd import bench_command, compare_command, models, pack, settings, table
+from rerankd import bench_command, bench_table, compare_command, models, pack, settings, table
 from rerankd.errors import InputError, RerankdError
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.json == "-":
         _print_json(dataclasses.asdict(result))
     else:
-        for line in bench_command.lines(result, _screen_or_pipe()):
+        for line in bench_table.lines(result, _screen_or_pipe()):
             print(line)
     return 130 if result.interrupted else 0
 
