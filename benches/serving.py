@@ -146,8 +146,8 @@ def overload(threads: int, seconds: float, queue_tokens: int) -> list[list[str]]
     with server(threads, f"--queue-tokens={queue_tokens}") as it:
         goodput = peak(it.target, 5, seconds)["total"]["goodput"]
         best = goodput["requests"]
-        # The queue takes turns, so what it holds ends late and together: it is to have filled up and turned over
-        # before anything counts.
+        # The queue takes turns, so what it holds ends late and together: it is to have filled up and turned
+        # over before anything counts.
         warmup = 2 + 2 * queue_tokens / goodput["tokens"]
         before = report.memory(it.process.pid)["VmRSS"]
         with Checks(it.health) as checks:
