@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerankd import bench, bench_kinds
 from rerankd.errors import InputError
@@ -31,6 +31,7 @@ def test_gaps_are_exponential() -> None:
     assert abs(np.corrcoef(gaps[:-1], gaps[1:])[0, 1]) < 0.01
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 300), st.floats(0.01, 20), st.integers(0, 1000))
 def test_arrivals_are_within_their_time_and_repeat(rate: float, seconds: float, seed: int) -> None:
     due = bench.arrivals(rate, seconds, seed)
@@ -92,6 +93,7 @@ def test_a_file_is_grouped_by_size() -> None:
     assert bench.mean_contexts(groups) == 2.5
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1200), min_size=1, max_size=30))
 def test_every_query_of_a_file_is_in_one_group(sizes: list[int]) -> None:
     groups = bench.read([sample(size) for size in sizes])

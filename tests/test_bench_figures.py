@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerankd import bench_figures
 from rerankd.bench_figures import OK, UNFINISHED, Call, Percentiles
@@ -26,6 +26,7 @@ def call(due: float, took: float, code: str = OK, **more: Any) -> Call:
     return Call(due=due, ended=due + took, code=code, **(given | more))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=300))
 def test_percentiles_are_by_nearest_rank(seconds: list[float]) -> None:
     found = Percentiles.of(np.array(seconds))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerankd import bench_kinds
 
 weights = st.floats(0.001, 1000).map(lambda value: round(value, 4))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(1, 99_999), weights, min_size=1, max_size=6))
 def test_a_mix_is_read_as_it_is_written(mix: dict[int, float]) -> None:
     text = ",".join(f"{contexts}:{weight:.4f}" for contexts, weight in mix.items())

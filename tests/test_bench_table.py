@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerankd import bench, bench_figures, bench_kinds, bench_result, bench_table, table
 from rerankd.bench_figures import Call
@@ -116,6 +116,7 @@ def test_what_is_shown_where_it_was_asked_for() -> None:
     assert "No call was due in the time that counts." in shown(result([]))
 
 
+@settings(deadline=None)
 @given(st.integers(20, 140), st.lists(st.floats(0, 9999), max_size=5))
 def test_it_fits_its_terminal(columns: int, took: list[float]) -> None:
     of = result([*CALLS, *(call(1.5, each) for each in took)], stream=True, deadline_ms=1)

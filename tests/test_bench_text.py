@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerankd.bench_text import Writer
 from rerankd.reranker import Reranker
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 99))
 def test_text_has_as_many_words_as_asked_for(low: int, more: int, seed: int) -> None:
     writer, again = Writer((low, low + more), seed), Writer((low, low + more), seed)

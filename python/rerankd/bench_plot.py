@@ -42,12 +42,12 @@ def draw(result: Result, calls: Sequence[Call], path: str) -> None:
         over_time, by_rank = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
         _scatter(over_time, result, calls)
         _curves(by_rank, result, calls)
-        for axes in (over_time, by_rank):
+        for axes, columns in ((over_time, 4), (by_rank, 3)):
             axes.spines[["top", "right"]].set_visible(False)
             axes.minorticks_off()
             # Below, where no dot and no curve is.
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=4, frameon=False)
+                axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=columns, frameon=False)
         figure.savefig(path, dpi=150, facecolor="white")
 
 
