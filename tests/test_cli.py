@@ -399,7 +399,7 @@ def test_ctrl_c_is_130_and_says_nothing() -> None:
 def test_help() -> None:
     overview = ok()
     assert overview == ok("--help")
-    for command in ("serve", "rank", "compare", "models"):
+    for command in ("serve", "rank", "compare", "bench", "models"):
         assert command in overview
         assert ok(command, "--help").startswith(f"usage: rerankd {command}")
     text = ok("serve", "--help", COLUMNS="200")

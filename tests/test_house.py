@@ -32,9 +32,9 @@ LONGEST = 450
 
 
 def rooms(table: str) -> dict[str, set[str]]:
-    """Lines of "room: what it may import", as {room: {names}}. A long one may go on in a second line."""
+    """Lines of "room: what it may import", as {room: {names}}; several in a line, or on several."""
     found: dict[str, set[str]] = {}
-    for line in table.strip().splitlines():
+    for line in re.split("[\n;]", table.strip()):
         room, _, names = line.partition(":")
         found.setdefault(room.strip(), set()).update(names.split())
     return found
@@ -75,10 +75,15 @@ PYTHON_ROOMS = rooms("""
     http:         reranker completions ranking http_shapes metrics auth models errors
     server:       guard service http telemetry metrics auth tls watch reranker models settings status errors
     server:       v1
-    bench:        client ranking errors
+    bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors
+    bench_result: bench bench_figures; bench_load: bench bench_figures target wire ranking v1
+    bench_run:    bench bench_kinds bench_figures bench_result bench_load wire ranking errors
+    bench_server: settings errors; bench_table: table; bench_plot: bench_figures bench_result errors
+    bench_command: asking bench bench_kinds bench_load bench_result bench_run bench_server bench_plot
+    bench_command: samples ranking knobs settings errors
     pack:         models settings errors _core
-    cli:          server client asking bench compare_command pack reranker ranking table models settings
-    cli:          errors _core
+    cli:          server client asking bench_command bench_table compare_command pack reranker ranking table
+    cli:          models settings errors _core
     __main__:     cli
     __init__:     client reranker ranking errors _core
 """)
@@ -114,8 +119,9 @@ RUST_ROOMS = rooms("""
     py:             engine request scheduler completions tokenize device error
     lib:            py error
 """)
-# target makes the clients' credentials, tls the server's, which only gRPC's own functions can.
-GRPC_ROOMS = {"service", "guard", "server", "client", "target", "observe", "tls"}
+# target makes the clients' credentials, tls the server's, which only gRPC's own functions can. bench_load
+# measures servers, not our client: it must see codes, count connections, send bytes made before.
+GRPC_ROOMS = {"service", "guard", "server", "client", "target", "observe", "tls", "bench_load"}
 # unwrap and expect outside tests, where no Result can help: the file, and why.
 MAY_UNWRAP: dict[str, str] = {}
 

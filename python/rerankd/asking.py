@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rerankd import settings
 from rerankd.errors import InputError
 
 if TYPE_CHECKING:
     from rerankd.client import Client
+    from rerankd.target import Target
+
+_Target = TypeVar("_Target", bound="Target")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,21 +33,27 @@ def refuse_without_target(arguments: argparse.Namespace) -> None:
 def client(arguments: argparse.Namespace) -> Client:
     """For the server that --target names. Raises InputError for a setting, or a file that it names."""
     # gRPC, and what else is slow to import, is for those who ask a server.
-    from rerankd.auth import read_tokens  # noqa: PLC0415
     from rerankd.client import Client  # noqa: PLC0415
+
+    return secured(arguments, Client, timeout=arguments.timeout)
+
+
+def secured(arguments: argparse.Namespace, kind: type[_Target], **options: Any) -> _Target:
+    """As `client`, for what else asks a server. options: of that kind, but for those that settings give."""
+    from rerankd.auth import read_tokens  # noqa: PLC0415 - as in `client`
 
     resolved = settings.from_flags(arguments)
     file = resolved.target_token_file
     token = read_tokens(file, "target_token_file")[0] if file else None
     try:
-        return Client(
+        return kind(
             arguments.target,
-            timeout=arguments.timeout,
             tls=resolved.target_tls,
             ca=resolved.target_ca or None,
             cert=resolved.target_cert or None,
             key=resolved.target_key or None,
             token=token,
+            **options,
         )
     except InputError as error:
         # The files' names as this command knows them.

@@ -1,4 +1,4 @@
-"""The `rerankd` command: serve, rank, compare, models.
+"""The `rerankd` command: serve, rank, compare, bench, pack, models.
 
 Exit codes: 0; 2 for a mistake of usage or input; 1 for all else that failed; 130 for Ctrl-C.
 """
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from rerankd import asking, compare_command, models, pack, settings, table
+from rerankd import asking, bench_command, bench_table, compare_command, models, pack, settings, table
 from rerankd.errors import InputError, RerankdError
 
 if TYPE_CHECKING:
@@ -132,6 +132,15 @@ def _parser() -> _Parser:
     compare_command.add_arguments(compare)
     settings.add_arguments(compare, only=_LOCAL)
     compare.set_defaults(run=_compare)
+
+    bench = commands.add_parser(
+        "bench",
+        help="put a server under load",
+        description=bench_command.ABOUT,
+        epilog=bench_command.OUTPUT,
+    )
+    bench_command.add_arguments(bench)
+    bench.set_defaults(run=_bench)
 
     packing = commands.add_parser(
         "pack", help="save a checkpoint as the kernels take it", description=pack.ABOUT
@@ -249,12 +258,20 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(dataclasses.asdict(comparison))
         return 0
-    screen = _screen()
-    if not sys.stdout.isatty():
-        screen = dataclasses.replace(screen, columns=1000, colour=False)
-    for line in compare_command.lines(comparison, screen):
+    for line in compare_command.lines(comparison, _screen_or_pipe()):
         print(line)
     return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    read = _read_lines(arguments.file, "the queries, a JSON object per line") if arguments.file else ([], [])
+    result = bench_command.run(arguments, *read)
+    if arguments.json == "-":
+        _print_json(dataclasses.asdict(result))
+    else:
+        for line in bench_table.lines(result, _screen_or_pipe()):
+            print(line)
+    return 130 if result.interrupted else 0
 
 
 def _read_lines(file: str, what: str) -> tuple[list[int], list[str]]:
@@ -367,6 +384,12 @@ def _default_mark(is_default: bool) -> str:
 def _screen() -> table.Screen:
     columns = shutil.get_terminal_size().columns
     return table.Screen.of(columns, sys.stdout.encoding, colour=settings.colour_allowed())
+
+
+def _screen_or_pipe() -> table.Screen:
+    """The terminal; for a pipe, a screen that cuts nothing."""
+    screen = _screen()
+    return screen if sys.stdout.isatty() else dataclasses.replace(screen, columns=1000, colour=False)
 
 
 def _print_json(value: object) -> None:
