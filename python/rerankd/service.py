@@ -23,6 +23,9 @@ SERVICE: Final = pb.DESCRIPTOR.services_by_name["RerankService"].full_name
 BATCH_IN_FLIGHT: Final = 256
 """Requests of one RerankBatch call that are read and not yet answered; the rest waits in flow control."""
 
+_PORTION: Final = 4096
+"""Characters of a stream's texts that are handed to the engine at one go."""
+
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -49,13 +52,20 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     """The four RPCs. Handlers raise the errors of errors.py; Guard makes statuses of them.
 
     The first reranker is the default. max_contexts: contexts per request, a whole stream being one.
-    Raises InputError where two models have one name.
+    aliases: names beside those that the models have of themselves. Raises InputError where two models have
+    one name.
     """
 
-    def __init__(self, rerankers: Sequence[Reranker], *, max_contexts: int) -> None:
+    def __init__(
+        self,
+        rerankers: Sequence[Reranker],
+        *,
+        max_contexts: int,
+        aliases: Mapping[str, Reranker] | None = None,
+    ) -> None:
         self._rerankers = rerankers
         self._max_contexts = max_contexts
-        self._by_name = _by_name(rerankers)
+        self._by_name = _by_name(rerankers, aliases or {})
 
     async def Rerank(  # noqa: N802 - the proto's name
         self, request: pb.RerankRequest, context: _Context
@@ -96,7 +106,9 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     def _model(self, reranker: Reranker) -> pb.Model:
         return pb.Model(
             name=reranker.name,
-            aliases=[name for name in reranker.aliases if self._by_name.get(name) is reranker],
+            aliases=[
+                name for name, its in self._by_name.items() if its is reranker and name != reranker.name
+            ],
             architecture=reranker.engine.architecture,
             device=reranker.engine.device,
             dtype=reranker.engine.dtype,
@@ -143,7 +155,10 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
             async for message in requests:
                 if message.WhichOneof("part") != "more":
                     raise InputError("start", "only the first message is start; all others are more")
-                stream.push_passages(self._passages(message.more.contexts, first=len(stream)))
+                # In portions, as there is room: else nothing is read, and the writer waits in flow control.
+                for portion in self._passages(message.more.contexts, first=len(stream)).portions(_PORTION):
+                    await stream.room()
+                    stream.push_passages(portion)
             stream.close()
         except Exception as error:
             stream.fail(error)
@@ -317,17 +332,21 @@ async def _abort(context: _Context, error: Exception, method: str) -> None:
     await context.abort(_CODES[failure.code], failure.message, failure.to_trailers())
 
 
-def _by_name(rerankers: Sequence[Reranker]) -> dict[str, Reranker]:
+def _by_name(rerankers: Sequence[Reranker], given: Mapping[str, Reranker]) -> dict[str, Reranker]:
     by_name: dict[str, Reranker] = {}
     for reranker in rerankers:
         if reranker.name in by_name:
             raise InputError("model", f"two models are called {reranker.name!r}")
         by_name[reranker.name] = reranker
+    for alias, reranker in given.items():
+        if by_name.setdefault(alias, reranker) is not reranker:
+            raise InputError("alias", f"{alias!r} is another model's own name; each name means one model")
     aliases = [alias for reranker in rerankers for alias in reranker.aliases]
     for reranker in rerankers:
-        # An alias of two models is nobody's: it is not for us to choose between them.
-        own = (alias for alias in reranker.aliases if aliases.count(alias) == 1)
-        by_name = dict.fromkeys(own, reranker) | by_name
+        for alias in reranker.aliases:
+            # An alias of two models is nobody's, unless it was given: to choose is not for us.
+            if aliases.count(alias) == 1:
+                by_name.setdefault(alias, reranker)
     return by_name
 
 
