@@ -62,9 +62,9 @@ def main() -> None:
     unsampled, sampled = Traces(NOBODY, 0.0), Traces(NOBODY, 1.0)
     setups: dict[str, Sequence[Watcher] | None] = {
         "bare": None,
-        "metrics": [Metrics([], 1)],
-        "metrics and traces, not sampled": [Metrics([], 1), unsampled],
-        "metrics and traces, sampled": [Metrics([], 1), sampled],
+        "metrics": [Metrics([], 1, int)],
+        "metrics and traces, not sampled": [Metrics([], 1, int), unsampled],
+        "metrics and traces, sampled": [Metrics([], 1, int), sampled],
     }
     taken: dict[str, list[float]] = {name: [] for name in setups}
     for _ in range(ROUNDS):

@@ -51,7 +51,9 @@ PYTHON_ROOMS = rooms("""
     samples:      errors
     table:        ranking errors
     completions:  _core ranking errors
-    reranker:     _core completions models ranking errors
+    pool:         _core errors
+    reranker:     _core completions pool models ranking errors
+    pulse:        reranker pool
     compare:      reranker samples agreement ranking errors
     compare_command: compare reranker samples table models settings knobs errors
     pem:          errors
@@ -73,8 +75,8 @@ PYTHON_ROOMS = rooms("""
     guard:        status v1
     service:      reranker completions ranking status auth errors v1
     http:         reranker completions ranking http_shapes metrics auth models errors
-    server:       guard service http telemetry metrics auth tls watch reranker models settings status errors
-    server:       v1
+    server:       guard service http telemetry metrics auth tls watch pulse reranker pool models settings
+    server:       status errors v1
     bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors
     bench_result: bench bench_figures; bench_load: bench bench_figures target wire ranking v1
     bench_run:    bench bench_kinds bench_figures bench_result bench_load wire ranking errors
@@ -85,14 +87,15 @@ PYTHON_ROOMS = rooms("""
     cli:          server client asking bench_command bench_table compare_command pack reranker ranking table
     cli:          models settings errors _core
     __main__:     cli
-    __init__:     client reranker ranking errors _core
+    __init__:     client reranker pool ranking errors _core
 """)
-# The same for the crate; each file of model/ is a room. workers and engine are one thing in two files, so
-# they may name each other: the threads run what the engine holds.
+# The same for the crate; each file of model/ is a room. workers and pool are one thing in two files, so
+# they may name each other: the threads run what the pool holds.
 RUST_ROOMS = rooms("""
     error:
     batch:          error
     scheduler:      error
+    histogram:      error
     kernels:        error
     completions:    error
     weights:        error
@@ -112,11 +115,13 @@ RUST_ROOMS = rooms("""
     model:          model/config model/layers model/scratch model/head model/encoder
     model:          model/linear model/packed
     model:          kernels weights batch error
-    request:        completions scheduler tokenize error
-    workers:        engine request scheduler completions tokenize model kernels batch error
-    engine:         workers request scheduler completions tokenize model model/config model/packed
+    admission:      tokenize error
+    request:        admission completions scheduler tokenize error
+    workers:        pool request scheduler completions tokenize model kernels batch error
+    pool:           workers request scheduler admission histogram completions tokenize model kernels error
+    engine:         pool request scheduler admission completions tokenize model model/config model/packed
     engine:         batch weights device kernels error
-    py:             engine request scheduler completions tokenize device error
+    py:             engine pool histogram request scheduler completions tokenize device error
     lib:            py error
 """)
 # target makes the clients' credentials, tls the server's, which only gRPC's own functions can. bench_load

@@ -15,7 +15,7 @@ from rerankd.metrics import CODES, Metrics
 from rerankd.reranker import Reranker
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
-from support import CONTEXTS, RunningServer, Serve, ask, raw, refused_sync, until
+from support import CONTEXTS, RunningServer, Serve, Stub, ask, raw, refused_sync, until
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "observability.md"
 
@@ -90,13 +90,29 @@ def test_the_engine_is_read_as_it_is(own: RunningServer) -> None:
     assert stats["tokens"] == scrape.value("rerankd_tokens_total") == scrape.value("rerankd_wave_tokens_sum")
     assert stats["waves"] == scrape.value("rerankd_wave_tokens_count") > 0
     assert scrape.value("rerankd_tickets_in_flight") == scrape.value("rerankd_queue_tokens") == 0
+    assert scrape.value("rerankd_waiting_tokens", model="mini-en") == 0
     assert scrape.value("rerankd_queue_tokens_limit") == 20
     assert scrape.value("rerankd_queue_seconds_count", model="mini-en") == 1
     engine = own.reranker.engine
     assert scrape.value("rerankd_model_info", model="mini-en", dtype=engine.dtype, threads="1") == 1
 
 
-def test_an_expired_request_is_not_told_as_failed_too() -> None:
+async def test_an_open_stream_holds_tokens_and_is_in_flight(own: RunningServer) -> None:
+    async with grpc.aio.insecure_channel(own.target) as channel:
+        stub: Stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        call = stub.RerankStream()
+        await call.write(pb.RerankStreamRequest(start=ask(contexts=CONTEXTS[:1])))
+        await call.read()
+        scrape = Scrape(own)
+        assert scrape.value("rerankd_tickets_in_flight", model="mini-en") == 1
+        assert scrape.value("rerankd_queue_tokens") > scrape.value("rerankd_waiting_tokens") == 0
+        call.cancel()
+    await until(lambda: Scrape(own).value("rerankd_queue_tokens") == 0)
+
+
+def test_what_the_engine_counts_is_told_in_the_units_of_its_names() -> None:
+    """And an expired request not as failed too; buckets are those of the engine, and all that is below."""
+
     class Engine:
         architecture = device = dtype = kernels = ""
         threads = 1
@@ -106,12 +122,24 @@ def test_an_expired_request_is_not_told_as_failed_too() -> None:
                 "cancelled": 5, "refused": 4, "expired": 2, "failed": 3
             }  # fmt: skip
 
+        def histograms(self) -> dict[str, tuple[list[int], list[int], int]]:
+            return {"queue_us": ([1000, 2500], [4, 1, 2], 60_000), "wave_tokens": ([32], [3, 0], 7)}
+
     class Loaded:
         name, revision, max_tokens, engine = "model", "", 1, Engine()
 
-    body = Metrics([Loaded()], 1).render()[0].decode()  # type: ignore[list-item]
+    body = Metrics([Loaded()], 1, int).render()[0].decode()  # type: ignore[list-item]
     assert 'rerankd_expired_total{model="model"} 2.0' in body
     assert 'rerankd_failed_total{model="model"} 1.0' in body
+    of_waits = [line for line in body.splitlines() if line.startswith("rerankd_queue_seconds_")]
+    assert of_waits == [
+        'rerankd_queue_seconds_bucket{le="0.001",model="model"} 4.0',
+        'rerankd_queue_seconds_bucket{le="0.0025",model="model"} 5.0',
+        'rerankd_queue_seconds_bucket{le="+Inf",model="model"} 7.0',
+        'rerankd_queue_seconds_count{model="model"} 7.0',
+        'rerankd_queue_seconds_sum{model="model"} 0.06',
+    ]
+    assert 'rerankd_wave_tokens_bucket{le="32.0",model="model"} 3.0' in body
 
 
 def test_all_that_the_engine_counts_is_told(own_reranker: Reranker) -> None:
@@ -128,10 +156,11 @@ def test_all_that_the_engine_counts_is_told(own_reranker: Reranker) -> None:
         "failed",
     }
     assert own_reranker.engine.stats().keys() == told
+    assert own_reranker.engine.histograms().keys() == {"queue_us", "wave_tokens"}
 
 
 async def test_the_loops_lag_is_measured() -> None:
-    metrics = Metrics([], 1)
+    metrics = Metrics([], 1, int)
     watching = asyncio.create_task(metrics.watch_loop())
     await until(lambda: metrics.registry.get_sample_value("rerankd_event_loop_lag_seconds_count") == 2)
     watching.cancel()

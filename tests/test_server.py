@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from rerankd import InputError, ModelError
+from rerankd import InputError, ModelError, pulse
 from rerankd.server import Server
 from rerankd.service import SERVICE
 from rerankd.settings import Settings
@@ -102,6 +102,26 @@ def test_what_is_no_message_is_invalid_everywhere(server: RunningServer, target:
         call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{method}")
         refusal = refused_sync(lambda: list(call(iter([b"\xff\xff"]))))
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_live_tells_of_an_engine_that_does_not_get_on(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(threads=1)
+    probe = Channel(server.server.health_port)
+    why = "planted"
+    monkeypatch.setattr(pulse, "trouble", lambda pool: why)
+
+    async def live(status: int) -> None:
+        while await probe.check("live") != status:  # noqa: ASYNC110 - it is asked for, as a probe does
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(live(NOT_SERVING), PATIENCE)
+    # Who is still served is served: it is for the probe to end it.
+    assert [await probe.check(name) for name in (*READY, "startup")] == [SERVING] * 4
+    why = ""
+    await asyncio.wait_for(live(SERVING), PATIENCE)
+    await probe.channel.close()
 
 
 async def test_the_health_port_serves_health_alone(probe: Channel) -> None:

@@ -85,11 +85,7 @@ async def test_models_are_listed(stub: Stub, server: RunningServer) -> None:
 
 
 async def test_models_are_found_by_name(serve: Serve, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in EMBEDDED.iterdir():
-        (copy / file.name).symlink_to(file)
-    server = serve(model=("mini-en", str(copy)), threads=1)
+    server = serve(model=("mini-en", copy_of_the_embedded(tmp_path, "copy")), threads=1)
     async with grpc.aio.insecure_channel(server.target) as channel:
         stub = rerank_pb2_grpc.RerankServiceStub(channel)
         models = (await stub.ListModels(pb.ListModelsRequest())).models
@@ -98,6 +94,51 @@ async def test_models_are_found_by_name(serve: Serve, tmp_path: Path) -> None:
         assert (await stub.Rerank(ask())).model == "mini-en"
         unknown = await refused(stub.Rerank(ask(model="nobody")))
     assert "mini-en, copy" in unknown.message
+
+
+def copy_of_the_embedded(tmp_path: Path, name: str) -> str:
+    copy = tmp_path / name
+    copy.mkdir()
+    for file in EMBEDDED.iterdir():
+        (copy / file.name).symlink_to(file)
+    return str(copy)
+
+
+async def test_models_are_found_by_aliases(serve: Serve, tmp_path: Path) -> None:
+    copy = copy_of_the_embedded(tmp_path, "copy")
+    hosted = "@cf/baai/bge-reranker-base"
+    aliases = (f"{hosted}={copy}", f"small={copy}", "mine=mini-en", "mini-en=mini-en")
+    server = serve(model=("mini-en", copy), alias=aliases, threads=1)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        models = (await stub.ListModels(pb.ListModelsRequest())).models
+        assert [list(model.aliases) for model in models] == [["mine"], [hosted, "small"]]
+        for alias, name in ((hosted, "copy"), ("small", "copy"), ("mine", "mini-en")):
+            assert (await stub.Rerank(ask(model=alias))).model == name
+
+
+def test_an_alias_is_no_other_models_name(serve: Serve, tmp_path: Path) -> None:
+    copy = copy_of_the_embedded(tmp_path, "copy")
+    with pytest.raises(errors.InputError, match=r"^alias: 'copy' is another model's own name"):
+        serve(model=("mini-en", copy), alias=("copy=mini-en",), threads=1)
+    with pytest.raises(
+        errors.InputError, match=r"^alias: 'x' is to mean 'y', which is not served; models: mini-en$"
+    ):
+        serve(alias=("x=y",), threads=1)
+
+
+def test_an_alias_that_was_given_beats_one_that_a_model_has_of_itself(reranker: Reranker) -> None:
+    class Named:
+        """A reranker of which only the names matter."""
+
+        def __init__(self, name: str, *aliases: str) -> None:
+            self.name, self.aliases = name, aliases
+
+    hub: Any = Named("org/base", "base", "hosted")
+    service = RerankService(
+        [hub, reranker], max_contexts=1, max_stream_bytes=1, max_seconds=10, aliases={"hosted": reranker}
+    )
+    assert [service._find(name) for name in ("base", "hosted", "")] == [hub, reranker, hub]
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------

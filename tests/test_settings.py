@@ -250,6 +250,30 @@ def test_a_server_and_a_client_have_flags_of_their_own() -> None:
     assert {"target_ca", "target_token_file"} <= set(settings.of_client())
 
 
+def test_aliases_name_models() -> None:
+    flags = ("--model", "a/b", "--model", "c", "--alias", "x=a/b", "--alias", "@cf/y=c")
+    made = resolve(*flags)[0]
+    assert made.aliases(made.model) == {"x": "a/b", "@cf/y": "c"}
+    variables = {"RERANKD_ALIAS": "x=mini-en,y=mini-en"}
+    assert resolve(environ=variables)[0].aliases(["mini-en"]) == {"x": "mini-en", "y": "mini-en"}
+
+
+@pytest.mark.parametrize(
+    ("alias", "message"),
+    [
+        (("x=a", "x=a"), "'x' is given twice; each name means one model"),
+        (("x=b",), "'x' is to mean 'b', which is not served; models: a"),
+        (("x",), r"\('x',\) .* is not legal; it must be names of models, as NAME=MODEL"),
+        (("=a",), "is not legal"),
+        (("x=",), "is not legal"),
+        (("x y=a",), "is not legal"),
+    ],
+)
+def test_a_bad_alias_is_refused(alias: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=f"^alias: .*{message}"):
+        Settings(model=("a",), alias=alias)
+
+
 def test_only_some_flags() -> None:
     assert resolve("--device", "cpu", only=("device", "dtype"))[0].device == "cpu"
     with pytest.raises((SystemExit, argparse.ArgumentError)):  # the latter from Python 3.13 on

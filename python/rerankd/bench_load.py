@@ -71,7 +71,7 @@ class Measured(Target):
         """What it serves. patience: seconds. Raises UnreachableError, and what else `Client.list_models`
         does."""
         async with self.connect() as channel:
-            method = channel.unary_unary(f"/{_SERVICE}/ListModels")
+            method: Any = channel.unary_unary(f"/{_SERVICE}/ListModels")
             try:
                 answer = await self.ask(method, pb.ListModelsRequest().SerializeToString(), patience)
             except grpc.aio.AioRpcError as error:

@@ -170,5 +170,18 @@ def names() -> Kind:
     return Kind("MODEL", "names, none of them empty", parse, ",".join)
 
 
+def aliases() -> Kind:
+    """Names for models, each as NAME=MODEL, lists as `names` has them."""
+    each = names()
+
+    def parse(raw: object) -> tuple[str, ...]:
+        parsed: tuple[str, ...] = each.parse(raw)
+        if not all(re.fullmatch(r"[^\s=]+=.*\S", alias) for alias in parsed):
+            raise ValueError
+        return parsed
+
+    return Kind("NAME=MODEL", "names of models, as NAME=MODEL", parse, ",".join)
+
+
 def knob(default: _T, kind: Kind, group: str, about: str) -> _T:
     return field(default=default, metadata={"knob": Knob(kind, group, about)})

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from google.rpc import code_pb2
@@ -15,9 +16,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCol
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
-    SummaryMetricFamily,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
@@ -44,7 +45,7 @@ _LAG_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 
 # Engine.stats(): its key, the metric, its help. failed is told without expired, which stats counts in it.
 _GAUGES: Final = (
-    ("queue_tokens", "rerankd_queue_tokens", "Tokens admitted and not yet computed."),
+    ("queue_tokens", "rerankd_waiting_tokens", "Tokens that wait to be computed."),
     (
         "tickets",
         "rerankd_tickets_in_flight",
@@ -59,33 +60,36 @@ _COUNTERS: Final = (
     ("expired", "rerankd_expired", "Requests whose deadline passed in the queue."),
     ("failed", "rerankd_failed", "Requests that failed once admitted, but for those expired."),
 )
+# Engine.histograms(): its key, the metric, its help, and how many of its units make one of the metric's.
+_HISTOGRAMS: Final = (
+    (
+        "queue_us",
+        "rerankd_queue_seconds",
+        "Seconds that a request waited for its first wave, less its tokenizing.",
+        1_000_000,
+    ),
+    ("wave_tokens", "rerankd_wave_tokens", "Tokens in a wave.", 1),
+)
 
 
 class Metrics:
     """All metrics of one server, in a registry of their own.
 
     It watches calls for an Observer; the engines' numbers are read when somebody asks, never in a call's way.
-    rerankers: those loaded, which may become more. queue_tokens: the limit on admitted tokens.
+    rerankers: those loaded, which may become more. queue_tokens: the limit on the tokens that requests hold;
+    held: how many they hold now.
     """
 
-    def __init__(self, rerankers: Sequence[Reranker], queue_tokens: int) -> None:
+    def __init__(self, rerankers: Sequence[Reranker], queue_tokens: int, held: Callable[[], int]) -> None:
         self.registry: CollectorRegistry = _Registry()
         self._methods = _methods(self.registry)
-        self._queue_seconds = Histogram(
-            "rerankd_queue_seconds",
-            "Seconds that an answered request waited for its first wave, less its tokenizing.",
-            ("model",),
-            buckets=_CALL_SECONDS,
-            registry=self.registry,
-        )
-        self._waits: dict[str, Histogram] = {}
         self._lag = Histogram(
             "rerankd_event_loop_lag_seconds",
             f"Seconds that the event loop came late to what was due, looked at every {LAG_PERIOD} s.",
             buckets=_LAG_SECONDS,
             registry=self.registry,
         )
-        self.registry.register(_Engines(rerankers, queue_tokens))
+        self.registry.register(_Engines(rerankers, queue_tokens, held))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -93,7 +97,7 @@ class Metrics:
         """As a Watcher of observe.py."""
         counts = self._methods[method.name]
         counts.started.inc()
-        return _Call(self, counts)
+        return _Call(counts)
 
     def render(self) -> tuple[bytes, str]:
         """The answer to GET /metrics: its body, and its content type."""
@@ -105,15 +109,6 @@ class Metrics:
             due = time.perf_counter() + LAG_PERIOD
             await asyncio.sleep(LAG_PERIOD)
             self._lag.observe(max(0.0, time.perf_counter() - due))
-
-    def answered(self, answer: pb.RerankResponse) -> None:
-        """Records an answer's wait in the queue, where any of it was computed."""
-        if not answer.usage.contexts:
-            return
-        wait = self._waits.get(answer.model)
-        if wait is None:
-            wait = self._waits[answer.model] = self._queue_seconds.labels(answer.model)
-        wait.observe(answer.timing.queue_us / 1e6)
 
 
 class _Counts:
@@ -140,10 +135,9 @@ class _Counts:
 class _Call:
     """One call. A Call of observe.py."""
 
-    __slots__ = ("_began", "_counts", "_metrics")
+    __slots__ = ("_began", "_counts")
 
-    def __init__(self, metrics: Metrics, counts: _Counts) -> None:
-        self._metrics = metrics
+    def __init__(self, counts: _Counts) -> None:
         self._counts = counts
         self._began = time.perf_counter()
 
@@ -152,15 +146,8 @@ class _Call:
 
     def sent(self, outcome: Outcome) -> None:
         self._counts.sent.inc()
-        if outcome is None:
-            return
-        code = 0
-        if isinstance(outcome, pb.Error):
-            code = outcome.code
-        else:
-            self._metrics.answered(outcome)
-        if self._counts.items is not None:
-            self._counts.items[code].inc()
+        if outcome is not None and self._counts.items is not None:
+            self._counts.items[outcome.code if isinstance(outcome, pb.Error) else code_pb2.OK].inc()
 
     def ended(self, code: int) -> None:
         self._counts.handled[code].inc()
@@ -196,9 +183,10 @@ def _methods(registry: CollectorRegistry) -> dict[str, _Counts]:
 class _Engines(Collector):
     """What the engines count by themselves, read at each scrape."""
 
-    def __init__(self, rerankers: Sequence[Reranker], queue_tokens: int) -> None:
+    def __init__(self, rerankers: Sequence[Reranker], queue_tokens: int, held: Callable[[], int]) -> None:
         self._rerankers = rerankers
         self._queue_tokens = queue_tokens
+        self._held = held
 
     def collect(self) -> Iterator[Metric]:
         rerankers = list(self._rerankers)
@@ -215,21 +203,27 @@ class _Engines(Collector):
             for model, numbers in stats:
                 counter.add_metric((model,), numbers[key])
             yield counter
-        waves = SummaryMetricFamily(
-            "rerankd_wave_tokens",
-            "Tokens in a wave: _sum in all of them, _count the waves.",
-            labels=("model",),
-        )
-        for model, numbers in stats:
-            waves.add_metric((model,), numbers["waves"], numbers["tokens"])
-        yield waves
-        about = "The queue's limit: with more tokens admitted, requests are refused."
+        yield from _histograms(rerankers)
+        about = "Tokens that the requests in work hold, of all models."
+        yield GaugeMetricFamily("rerankd_queue_tokens", about, self._held())
+        about = "The queue's limit: where they would hold more, requests are refused."
         yield GaugeMetricFamily("rerankd_queue_tokens_limit", about, self._queue_tokens)
         yield from _info(rerankers)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing, so that a registry does not ask the engines for their names."""
         return ()
+
+
+def _histograms(rerankers: Sequence[Reranker]) -> Iterator[Metric]:
+    counted = [(reranker.name, reranker.engine.histograms()) for reranker in rerankers]
+    for key, name, about, units in _HISTOGRAMS:
+        histogram = HistogramMetricFamily(name, about, labels=("model",))
+        for model, numbers in counted:
+            bounds, counts, total = numbers[key]
+            names = [str(bound / units) for bound in bounds] + ["+Inf"]
+            histogram.add_metric((model,), list(zip(names, accumulate(counts), strict=True)), total / units)
+        yield histogram
 
 
 def _info(rerankers: Iterable[Reranker]) -> Iterator[Metric]:

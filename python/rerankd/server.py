@@ -16,11 +16,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from rerankd import models, watch
+from rerankd import models, pulse, watch
 from rerankd.auth import Tokens
 from rerankd.errors import InputError
 from rerankd.guard import Guard
 from rerankd.metrics import Metrics
+from rerankd.pool import Pool
 from rerankd.reranker import Reranker
 from rerankd.service import SERVICE, RerankService
 from rerankd.settings import Settings
@@ -35,7 +36,8 @@ READINESS: Final = ("", SERVICE, "readiness")
 STARTUP: Final = "startup"
 """Health: SERVING once the models are loaded."""
 LIVE: Final = "live"
-"""Health: SERVING while the process answers at all; never tied to load, nor to the way down."""
+"""Health: SERVING while the loop answers and the engine's threads get on; never tied to load, nor to the way
+down."""
 
 _HEALTH_GRACE: Final = 1.0
 """Seconds for the last answers of the health port, which end by themselves, to reach who asked."""
@@ -104,18 +106,25 @@ class Health(health_pb2_grpc.HealthServicer):
 
 
 class Server:
-    """What `rerankd serve` runs: loads the models, then serves until it is stopped."""
+    """What `rerankd serve` runs: loads the models, then serves until it is stopped.
+
+    Raises InputError for an alias of a model that is not among them.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._names = settings.model or (models.DEFAULT,)
+        self._aliases = settings.aliases(self._names)
         self._rerankers: list[Reranker] = []
+        self._pool: Pool | None = None
+        self._pulse: asyncio.Task[None] | None = None
         self._health = Health()
         self._tokens: Tokens | None = None
         self._certificates: Certificates | None = None
         self._watching: asyncio.Task[None] | None = None
         self._guard = Guard(self._authorize)
         self._cut_short = False
-        self._telemetry = Telemetry(settings, self._rerankers)
+        self._telemetry = Telemetry(settings, self._rerankers, self._held)
         self._main: grpc.aio.Server | None = None
         self._health_server: grpc.aio.Server | None = None
         self._port = 0
@@ -174,12 +183,19 @@ class Server:
         credentials = self._certificates.credentials() if self._certificates else None
         self._port = _listen(self._main, "grpc", settings.grpc, credentials)
 
-        await asyncio.to_thread(self._load)
+        self._pool = Pool(
+            settings.threads, wave_tokens=settings.wave_tokens, queue_tokens=settings.queue_tokens
+        )
+        self._pulse = asyncio.create_task(
+            pulse.watch(self._pool, lambda well: self._health.set(_SERVING if well else _NOT_SERVING, LIVE))
+        )
+        by_name = await asyncio.to_thread(self._load, self._pool)
         service = RerankService(
             self._rerankers,
             max_contexts=settings.max_contexts,
             max_stream_bytes=settings.max_stream_bytes,
             max_seconds=settings.max_deadline_seconds,
+            aliases={alias: by_name[model] for alias, model in self._aliases.items()},
         )
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, self._main)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
@@ -219,11 +235,19 @@ class Server:
         self._health.close()
         if self._health_server is not None:
             await self._health_server.stop(_HEALTH_GRACE)
+        if self._pulse is not None:
+            self._pulse.cancel()
         for reranker in self._rerankers:
             reranker.close()
+        if self._pool is not None:
+            self._pool.close()
         if self._watching is not None:
             self._watching.cancel()
         await self._telemetry.stop()
+
+    def _held(self) -> int:
+        """Tokens that the requests in work hold."""
+        return self._pool.core.stats()["held_tokens"] if self._pool is not None else 0
 
     def _secure(self) -> None:
         """Reads what the settings' files hold, and from then on what they come to hold."""
@@ -242,24 +266,24 @@ class Server:
         if self._tokens is not None:
             self._tokens.authorize(method, metadata)
 
-    def _load(self) -> None:
-        settings = self._settings
+    def _load(self, pool: Pool) -> dict[str, Reranker]:
+        """The models by what the settings call them."""
+        settings, loaded = self._settings, dict[str, Reranker]()
         if not settings.model:
             log.info("no model was asked for: serving %s, the one that comes with rerankd", models.DEFAULT)
-        for name in settings.model or (models.DEFAULT,):
+        for name in self._names:
             begun = time.monotonic()
             reranker = Reranker(
                 name,
                 settings.device,
                 settings.dtype,
-                settings.threads,
-                settings.max_tokens,
+                max_tokens=settings.max_tokens,
                 kernels=settings.kernels,
                 emulate=settings.emulate,
-                wave_tokens=settings.wave_tokens,
-                queue_tokens=settings.queue_tokens,
+                pool=pool,
             )
             self._rerankers.append(reranker)
+            loaded[name] = reranker
             engine = reranker.engine
             log.info(
                 "loaded %s (%s, revision %s) in %.2f s: %s, %s, %s kernels, %d threads, %d tokens per pair",
@@ -273,6 +297,8 @@ class Server:
                 engine.threads,
                 engine.max_tokens,
             )
+        pulse.log_memory(pool, self._rerankers)
+        return loaded
 
 
 def run(settings: Settings) -> int:

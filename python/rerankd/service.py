@@ -21,6 +21,9 @@ SERVICE: Final = pb.DESCRIPTOR.services_by_name["RerankService"].full_name
 BATCH_IN_FLIGHT: Final = 256
 """Requests of one RerankBatch call that are read and not yet answered; the rest waits in flow control."""
 
+_PORTION: Final = 4096
+"""Characters of a stream's texts that are handed to the engine at one go."""
+
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _SCORES: Final[Mapping[int, str]] = {
@@ -47,7 +50,8 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
 
     The first reranker is the default. max_contexts: contexts per request, a whole stream being one.
     max_seconds: for a request, a whole stream being one; a caller's deadline counts where it is earlier.
-    max_stream_bytes: of all that one stream sends. Raises InputError where two models have one name.
+    max_stream_bytes: of all that one stream sends. aliases: names beside those that the models have of
+    themselves. Raises InputError where two models have one name.
     """
 
     def __init__(
@@ -57,12 +61,13 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         max_contexts: int,
         max_stream_bytes: int,
         max_seconds: float,
+        aliases: Mapping[str, Reranker] | None = None,
     ) -> None:
         self._rerankers = rerankers
         self._max_contexts = max_contexts
         self._max_stream_bytes = max_stream_bytes
         self._max_seconds = max_seconds
-        self._by_name = _by_name(rerankers)
+        self._by_name = _by_name(rerankers, aliases or {})
 
     async def Rerank(  # noqa: N802 - the proto's name
         self, request: pb.RerankRequest, context: _Context
@@ -103,7 +108,9 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     def _model(self, reranker: Reranker) -> pb.Model:
         return pb.Model(
             name=reranker.name,
-            aliases=[name for name in reranker.aliases if self._by_name.get(name) is reranker],
+            aliases=[
+                name for name, its in self._by_name.items() if its is reranker and name != reranker.name
+            ],
             architecture=reranker.engine.architecture,
             device=reranker.engine.device,
             dtype=reranker.engine.dtype,
@@ -168,7 +175,10 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
             async for message in requests:
                 if message.WhichOneof("part") != "more":
                     raise InputError("start", "only the first message is start; all others are more")
-                stream.push_passages(self._passages(message.more.contexts, first=len(stream)))
+                # In portions, as there is room: else nothing is read, and the writer waits in flow control.
+                for portion in self._passages(message.more.contexts, first=len(stream)).portions(_PORTION):
+                    await stream.room()
+                    stream.push_passages(portion)
             stream.close()
         except Exception as error:
             stream.fail(error)
@@ -247,17 +257,21 @@ class _Batch:
         self._ready.put_nowait((response, owned))
 
 
-def _by_name(rerankers: Sequence[Reranker]) -> dict[str, Reranker]:
+def _by_name(rerankers: Sequence[Reranker], given: Mapping[str, Reranker]) -> dict[str, Reranker]:
     by_name: dict[str, Reranker] = {}
     for reranker in rerankers:
         if reranker.name in by_name:
             raise InputError("model", f"two models are called {reranker.name!r}")
         by_name[reranker.name] = reranker
+    for alias, reranker in given.items():
+        if by_name.setdefault(alias, reranker) is not reranker:
+            raise InputError("alias", f"{alias!r} is another model's own name; each name means one model")
     aliases = [alias for reranker in rerankers for alias in reranker.aliases]
     for reranker in rerankers:
-        # An alias of two models is nobody's: it is not for us to choose between them.
-        own = (alias for alias in reranker.aliases if aliases.count(alias) == 1)
-        by_name = dict.fromkeys(own, reranker) | by_name
+        for alias in reranker.aliases:
+            # An alias of two models is nobody's, unless it was given: to choose is not for us.
+            if aliases.count(alias) == 1:
+                by_name.setdefault(alias, reranker)
     return by_name
 
 

@@ -64,6 +64,13 @@ class Settings:
         "the embedded mini-en, a checkpoint's directory, or a hub id as org/name or org/name@revision; a "
         "server takes several, the first being its default; none given: mini-en",
     )
+    alias: tuple[str, ...] = knobs.knob(
+        (),
+        knobs.aliases(),
+        "Model",
+        "another name that requests may ask for a model by, MODEL being spelled as in --model; a server "
+        "takes several, as @cf/baai/bge-reranker-base=mini-en",
+    )
     device: str = knobs.knob(
         "auto",
         knobs.choice("auto", "cpu", "cuda", pattern=r"cuda:[0-9]+", legal="one of auto, cpu, cuda, cuda:N"),
@@ -81,7 +88,8 @@ class Settings:
         None,
         knobs.or_auto(knobs.integer(1, 4096)),
         "Model",
-        "compute threads; auto: as many as the cgroup's quota and the affinity mask leave",
+        "compute threads, of all models together; auto: as many as the cgroup's quota and the affinity mask "
+        "leave",
     )
     kernels: str = knobs.knob(
         "auto",
@@ -154,7 +162,8 @@ class Settings:
         1_000_000,
         knobs.integer(1),
         "Limits",
-        "tokens admitted and not yet computed; beyond, requests are refused",
+        "tokens that the requests in work hold together, of all models; beyond, requests are refused; what a "
+        "request holds is told in docs/grpc.md, and the memory that it comes to at the start",
     )
     wave_tokens: int = knobs.knob(
         256, knobs.integer(1), "Limits", "tokens computed at one go: fewer is fairer, more is faster"
@@ -224,6 +233,23 @@ class Settings:
                 raise InputError(name, f"is of no use without {needed}; give that file too")
         if self.metrics in (self.grpc, self.health) and self.metrics and not self.metrics.endswith(":0"):
             raise InputError("metrics", f"{self.metrics!r} is taken already; give metrics another port")
+        if self.model:
+            self.aliases(self.model)
+
+    def aliases(self, models: Collection[str]) -> dict[str, str]:
+        """Each alias, and which of the models to be served it means. Raises InputError for a bad one."""
+        named: dict[str, str] = {}
+        for each in self.alias:
+            name, _, model = each.partition("=")
+            if name in named:
+                raise InputError("alias", f"{name!r} is given twice; each name means one model")
+            if model not in models:
+                served = ", ".join(models)
+                raise InputError(
+                    "alias", f"{name!r} is to mean {model!r}, which is not served; models: {served}"
+                )
+            named[name] = model
+        return named
 
 
 def declared() -> dict[str, Knob]:

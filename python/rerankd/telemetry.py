@@ -7,7 +7,7 @@ import logging
 import socket
 import socketserver
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler
 
@@ -30,11 +30,14 @@ _SCRAPE_SECONDS: Final = 10.0
 
 
 class Telemetry:
-    """The server's watchers. Made, started and stopped with it; a stop without a start is fine."""
+    """The server's watchers. Made, started and stopped with it; a stop without a start is fine.
 
-    def __init__(self, settings: Settings, rerankers: Sequence[Reranker]) -> None:
+    held: how many tokens the requests in work hold now.
+    """
+
+    def __init__(self, settings: Settings, rerankers: Sequence[Reranker], held: Callable[[], int]) -> None:
         self._settings = settings
-        self._metrics = Metrics(rerankers, settings.queue_tokens)
+        self._metrics = Metrics(rerankers, settings.queue_tokens, held)
         self._port: MetricsPort | None = None
         self._traces: Traces | None = None
         self._lag: asyncio.Task[None] | None = None
