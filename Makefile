@@ -140,12 +140,18 @@ lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="py
 
 # --- Measuring --------------------------------------------------------------------------------------------------
 
-.PHONY: bench bench-server bench-memory bench-kernels peers-env peers accuracy
+.PHONY: bench bench-server bench-observer bench-serving bench-memory bench-kernels peers-env peers accuracy
 bench: setup ## The engine's throughput on synthetic checkpoints of real shapes
 	$(BIN)/python -m benches.engine $(ARGS)
 
 bench-server: setup ## A server's latencies and throughput
 	$(BIN)/python -m benches.server $(ARGS)
+
+bench-observer: setup ## What metrics and traces cost a call
+	$(BIN)/python -m benches.observer $(ARGS)
+
+bench-serving: setup ## A server under load: overload, budgets, fairness, overhead
+	$(BIN)/python -m benches.serving $(ARGS)
 
 bench-memory: setup ## Start and memory in process, in each precision, packed and not
 	$(BIN)/python -m benches.memory $(ARGS)

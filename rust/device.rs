@@ -114,7 +114,8 @@ fn usable(choice: &Choice, precision: Precision, kernels: Kernels) -> Result<Nar
     )))
 }
 
-fn threads(asked: Option<usize>) -> Result<usize> {
+/// Compute threads, at least 1; None: as many as the cgroup quota and the affinity mask leave.
+pub fn threads(asked: Option<usize>) -> Result<usize> {
     match asked {
         Some(0) => Err(Error::input("threads", "0 threads compute nothing; at least 1")),
         Some(threads) => Ok(threads),

@@ -1,119 +1,60 @@
-//! The engine: a model, a tokenizer, a queue and the threads that work it off.
+//! The engine: a model and a tokenizer in a pool, which has the queue and the threads.
 //!
 //! `submit` hands a request in and returns at once; `workers` tokenize it and run its waves; its scores arrive in the
-//! `Completions` that it brought. One lock guards the queue; it is never held while tokenizing or computing.
+//! `Completions` that it brought.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::admission::Terms;
 use crate::completions::Completions;
 use crate::device::{Choice, Device};
 use crate::error::{Error, Result};
-use crate::kernels::Crew;
 use crate::model::Model;
 use crate::model::packed::Form;
-use crate::request::{Completion, Job, Pair, Query, Request, Text};
-use crate::scheduler::{Limits, Scheduler, Ticket};
+use crate::pool::{Counters, Loaded, Pool, State};
+use crate::request::{Completion, Job, Query, Request, Text};
+use crate::scheduler::{ModelId, Ticket};
 use crate::tokenize::PairTokenizer;
-use crate::workers;
 
 /// What the operator wants; every value is given, none is a default of ours.
 pub struct Options {
     pub directory: PathBuf,
     pub device: String,
     pub dtype: String,
-    pub threads: Option<usize>,
     pub kernels: String,
     pub emulate: bool,
     pub max_tokens: Option<usize>,
-    pub wave_tokens: usize,
-    pub queue_tokens: usize,
 }
 
-/// Gauges and counters since the start.
-#[derive(Debug, Clone, Copy, Default)]
+/// One model at one moment.
+#[derive(Debug, Clone)]
 pub struct Stats {
+    /// Tokens that wait.
     pub queue_tokens: u64,
+    /// Requests in work.
     pub tickets: u64,
-    pub waves: u64,
-    pub pairs: u64,
-    pub tokens: u64,
-    pub cancelled: u64,
-    pub expired: u64,
-    pub refused: u64,
-    pub failed: u64,
+    pub counters: Counters,
 }
 
 pub struct Engine {
-    shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    pool: Arc<Pool>,
+    model: ModelId,
+    loaded: Arc<Loaded>,
     device: Device,
     max_tokens: usize,
 }
 
-/// What callers and workers have in common.
-pub(crate) struct Shared {
-    pub model: Model,
-    pub tokenizer: PairTokenizer,
-    state: Mutex<State>,
-    /// Where threads sleep that have nothing to do and nobody to assist.
-    pub work: Condvar,
-    /// Goes up when there may be something new to do: what an assistant watches, who holds no lock.
-    calls: AtomicU64,
-    /// Threads that assist, or would.
-    pub free: Arc<AtomicUsize>,
-}
-
-pub(crate) struct State {
-    pub scheduler: Scheduler<Text, Pair>,
-    pub requests: HashMap<Ticket, Request>,
-    pub stats: Stats,
-    /// The crews of the threads that are in a wave.
-    pub leads: Vec<Arc<Crew>>,
-    pub stopped: bool,
-    draining: bool,
-    tickets: Ticket,
-}
-
 impl Engine {
-    /// Loads a checkpoint and starts the threads.
-    pub fn load(options: &Options) -> Result<Self> {
-        let device = resolve(options)?;
-        for (field, value) in [("wave_tokens", options.wave_tokens), ("queue_tokens", options.queue_tokens)] {
-            if value == 0 {
-                return Err(Error::input(field, "must be at least 1"));
-            }
-        }
+    /// Loads a checkpoint, to be run by the pool's threads beside its other models.
+    pub fn load(pool: Arc<Pool>, options: &Options) -> Result<Self> {
+        let device = resolve(options, pool.limits().threads)?;
         let (model, tokenizer) = load(&options.directory, &device)?;
         let max_tokens = limit(options.max_tokens, tokenizer.max_tokens())?;
-        let limits = Limits {
-            threads: device.threads,
-            wave_tokens: options.wave_tokens,
-            queue_tokens: options.queue_tokens,
-        };
-        let state = State {
-            scheduler: Scheduler::new(limits),
-            requests: HashMap::new(),
-            stats: Stats::default(),
-            leads: Vec::new(),
-            stopped: false,
-            draining: false,
-            tickets: 0,
-        };
-        let shared = Arc::new(Shared {
-            model,
-            tokenizer,
-            state: Mutex::new(state),
-            work: Condvar::new(),
-            calls: AtomicU64::new(0),
-            free: Arc::default(),
-        });
-        let threads = workers::spawn(&shared, device.threads)?;
-        Ok(Self { shared, threads: Mutex::new(threads), device, max_tokens })
+        let loaded = Arc::new(Loaded { model, tokenizer });
+        let model = pool.shared().lock().serve(loaded.clone());
+        Ok(Self { pool, model, loaded, device, max_tokens })
     }
 
     /// Queues a request; its completions follow. Never blocks on the model.
@@ -124,87 +65,110 @@ impl Engine {
         }
         check_texts(&job.contexts, 0)?;
         let max_tokens = limit(job.max_tokens, self.max_tokens)?;
+        let terms = Terms {
+            query_bytes: job.query.len(),
+            max_tokens,
+            overflow: job.overflow,
+            keeps_texts: job.keeps_texts,
+            window: job.more.then(|| self.window()),
+        };
         let query = Query::new(job.query.clone(), max_tokens, job.overflow);
-        let mut state = self.shared.lock();
-        if state.draining || state.stopped {
-            state.stats.refused += 1;
-            return Err(Error::Overloaded("this server is shutting down".into()));
+        let tokens = terms.request().saturating_add(terms.contexts(&job.contexts, job.key_bytes));
+        let mut state = self.pool.shared().lock();
+        let draining = state.models.get(&self.model).is_none_or(|served| served.draining);
+        let refused = if draining || state.stopped {
+            Some("this server is shutting down".to_string())
+        } else if state.scheduler.admits(tokens) {
+            None
+        } else {
+            Some(full(&state, tokens, "request"))
+        };
+        if let Some(why) = refused {
+            state.count(self.model, |counters| counters.refused += 1);
+            return Err(Error::Overloaded(why));
         }
-        let tokens = job.contexts.iter().map(|text| estimate(&query, text)).sum();
-        if !state.scheduler.admits(tokens) {
-            state.stats.refused += 1;
-            return Err(Error::Overloaded(format!(
-                "the queue holds {} tokens, and this request's {tokens} would pass its limit",
-                state.scheduler.queued_tokens()
-            )));
-        }
-        state.tickets += 1;
-        let ticket = state.tickets;
-        state.scheduler.open(ticket, job.priority, job.deadline, job.budget);
-        let request = Request::new(query, &job, now, completions);
+        let ticket = state.next_ticket();
+        state.scheduler.open(ticket, self.model, job.priority, job.deadline, job.budget);
+        state.scheduler.hold(ticket, tokens);
+        let request = Request::new(self.model, terms, query, &job, now, completions);
         state.requests.insert(ticket, request);
-        state.push(ticket, job.contexts, job.more);
+        push(&mut state, ticket, job.contexts, job.more);
         drop(state);
-        self.shared.call();
+        self.pool.shared().call();
         Ok(ticket)
     }
 
-    /// Adds contexts to an open request; without `more` it is closed. A finished ticket ignores the call.
-    pub fn extend(&self, ticket: Ticket, contexts: Vec<String>, more: bool) -> Result<()> {
-        let mut state = self.shared.lock();
+    /// Adds contexts to an open request; without `more` it is closed. A finished ticket ignores the call. What waits of it is
+    /// the caller's to bound, by `waiting` and `window`; what it keeps of them is refused where it is too much.
+    pub fn extend(&self, ticket: Ticket, contexts: Vec<String>, key_bytes: usize, more: bool) -> Result<()> {
+        let mut state = self.pool.shared().lock();
         let Some(request) = state.requests.get(&ticket) else { return Ok(()) };
         if !request.open {
             return Err(Error::Internal(format!("ticket {ticket} is closed")));
         }
         check_texts(&contexts, request.contexts)?;
-        state.push(ticket, contexts, more);
+        let tokens = request.terms.contexts(&contexts, key_bytes);
+        if state.requests.len() > 1 && !state.scheduler.admits_more(tokens) {
+            let why = full(&state, tokens, "message");
+            state.count(self.model, |counters| counters.refused += 1);
+            return Err(Error::Overloaded(why));
+        }
+        state.scheduler.hold(ticket, tokens);
+        push(&mut state, ticket, contexts, more);
         drop(state);
-        self.shared.call();
+        self.pool.shared().call();
         Ok(())
+    }
+
+    /// A ticket's tokens that wait; 0 for one that has ended.
+    pub fn waiting(&self, ticket: Ticket) -> usize {
+        self.pool.shared().lock().scheduler.waiting(ticket)
+    }
+
+    /// Tokens that should wait of a stream at a time: two waves for each thread keep them all busy while more is fetched,
+    /// and no stream is admitted for more than a small part of the queue.
+    pub fn window(&self) -> usize {
+        const STREAMS: usize = 256;
+        let limits = self.pool.limits();
+        (2 * limits.threads * limits.wave_tokens).min(limits.queue_tokens / STREAMS).max(1)
     }
 
     /// Frees a request's place at once; nothing more of it is completed. Unknown tickets are ignored.
     pub fn cancel(&self, ticket: Ticket) {
-        let mut state = self.shared.lock();
+        let mut state = self.pool.shared().lock();
         if state.requests.remove(&ticket).is_some() {
             state.scheduler.remove(ticket);
-            state.stats.cancelled += 1;
+            state.count(self.model, |counters| counters.cancelled += 1);
         }
     }
 
     /// Refuses what is new from now on; what is queued is still served.
     pub fn drain(&self) {
-        self.shared.lock().draining = true;
+        if let Some(served) = self.pool.shared().lock().models.get_mut(&self.model) {
+            served.draining = true;
+        }
     }
 
-    /// Stops the threads after the waves they are in; what is queued fails. Blocks for those waves.
+    /// Refuses what is new, and fails what is queued. The pool goes on.
     pub fn close(&self) {
-        self.stop();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            // A worker catches its panics; one that died all the same has nothing more to say.
-            let _ = thread.join();
-        }
-    }
-
-    fn stop(&self) {
-        let mut state = self.shared.lock();
-        state.stopped = true;
-        let waiting: Vec<Ticket> = state.requests.keys().copied().collect();
-        for ticket in waiting {
-            state.fail(ticket, Error::Overloaded("this server is shutting down".into()));
-        }
-        drop(state);
-        self.shared.call();
+        self.drain();
+        let closed = Error::Overloaded("this server is shutting down".into());
+        self.pool.shared().lock().fail_all(|model| model == self.model, &closed);
     }
 
     pub fn stats(&self) -> Stats {
-        let state = self.shared.lock();
+        let state = self.pool.shared().lock();
+        let mine = || state.requests.iter().filter(|(_, request)| request.model == self.model);
         Stats {
-            queue_tokens: state.scheduler.queued_tokens() as u64,
-            tickets: state.requests.len() as u64,
-            ..state.stats
+            queue_tokens: mine().map(|(ticket, _)| state.scheduler.waiting(*ticket) as u64).sum(),
+            tickets: mine().count() as u64,
+            // The pool keeps a model for as long as its engine lives.
+            counters: state.models.get(&self.model).map(|served| served.counters.clone()).unwrap_or_default(),
         }
+    }
+
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     pub fn device(&self) -> &Device {
@@ -213,88 +177,65 @@ impl Engine {
 
     /// The checkpoint's model_type.
     pub fn architecture(&self) -> &str {
-        &self.shared.model.config().model_type
+        &self.loaded.model.config().model_type
     }
 
     pub fn revision(&self) -> &str {
-        self.shared.model.revision()
+        self.loaded.model.revision()
     }
 
     /// Tokens per pair, special tokens included.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
+
+    /// The most memory, in bytes, that the pool's threads come to need to run this model, beside its weights.
+    pub fn arena_bytes(&self) -> usize {
+        let (config, limits) = (self.loaded.model.config(), self.pool.limits());
+        let rows = limits.wave_tokens.max(self.max_tokens);
+        // What the layers go through, a row for a token and one for a sequence, of which the shortest has three tokens; ...
+        let layer = 10 * config.hidden + 2 * config.intermediate + config.embedding;
+        let sequence = config.heads * config.hidden;
+        // ... and attention's keys, values and scores. All of it twice, for a larger arena is made before the other goes.
+        2 * size_of::<f32>() * limits.threads * (rows * (layer + layer / 3 + sequence / 3) + rows * 256)
+    }
 }
 
 impl Drop for Engine {
-    /// Without waiting: the threads hold what they need, and end after the waves they are in.
+    /// Without waiting: a thread that is in a wave of this model holds what it needs.
     fn drop(&mut self) {
-        self.stop();
+        self.close();
+        self.pool.shared().lock().models.remove(&self.model);
     }
 }
 
-impl Shared {
-    pub fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is changed in whole steps, none of which can panic halfway with another's work in hand.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has every idle thread look for work: after a change of the state, and out of the lock.
-    pub fn call(&self) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        self.work.notify_all();
-    }
-
-    /// Has assistants look again, who might wait for the parts of a wave that is over.
-    pub fn dismiss(&self) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Read under the lock, it tells later whether there has been a call since.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
-    }
+fn full(state: &State, tokens: usize, what: &str) -> String {
+    format!(
+        "the queue holds {} tokens, and this {what}'s {tokens} would pass its limit",
+        state.scheduler.held_tokens()
+    )
 }
 
-impl State {
-    fn push(&mut self, ticket: Ticket, contexts: Vec<String>, more: bool) {
-        let Some(request) = self.requests.get_mut(&ticket) else { return };
-        let first = request.contexts;
-        request.contexts += contexts.len() as u32;
-        request.open = more;
-        let query = request.query.clone();
-        let texts = (first..).zip(contexts).map(|(id, text)| {
-            let tokens = estimate(&query, &text);
-            (Text { id, text }, tokens)
-        });
-        let undone = self.scheduler.push(ticket, texts);
-        request.give_up(undone.into_iter().map(|text| text.id));
-        if !more {
-            self.scheduler.close(ticket);
-            self.finish_if_done(ticket);
-        }
-    }
-
-    pub fn finish_if_done(&mut self, ticket: Ticket) {
-        if self.scheduler.finished(ticket) {
-            self.scheduler.remove(ticket);
-            if let Some(request) = self.requests.remove(&ticket) {
-                request.finish(ticket);
-            }
-        }
-    }
-
-    pub fn fail(&mut self, ticket: Ticket, error: Error) {
-        self.scheduler.remove(ticket);
-        if let Some(request) = self.requests.remove(&ticket) {
-            self.stats.failed += 1;
-            request.fail(ticket, error);
-        }
+fn push(state: &mut State, ticket: Ticket, contexts: Vec<String>, more: bool) {
+    let Some(request) = state.requests.get_mut(&ticket) else { return };
+    let first = request.contexts;
+    request.contexts += contexts.len() as u32;
+    request.open = more;
+    let terms = request.terms;
+    let texts = (first..).zip(contexts).map(|(id, text)| {
+        let tokens = terms.work(text.len());
+        (Text { id, text }, tokens)
+    });
+    let undone = state.scheduler.push(ticket, texts);
+    request.give_up(undone.into_iter().map(|text| text.id));
+    if !more {
+        state.scheduler.close(ticket);
+        state.finish_if_done(ticket);
     }
 }
 
 /// The device that the options ask for. A packed checkpoint has chosen its precision and kernels already.
-fn resolve(options: &Options) -> Result<Device> {
+fn resolve(options: &Options, threads: usize) -> Result<Device> {
     if !options.directory.is_dir() {
         return Err(Error::model(&options.directory, "there is no such directory"));
     }
@@ -310,7 +251,7 @@ fn resolve(options: &Options) -> Result<Device> {
     Device::resolve(&Choice {
         device: &options.device,
         dtype: &chosen("dtype", &options.dtype, form.as_ref().map(|form| &form.dtype))?,
-        threads: options.threads,
+        threads: Some(threads),
         kernels: &chosen("kernels", &options.kernels, form.as_ref().map(|form| &form.kernels))?,
         emulate: options.emulate,
     })
@@ -358,9 +299,4 @@ fn check_texts(contexts: &[String], first: u32) -> Result<()> {
             "is empty; leave the context out, or give it text",
         )),
     }
-}
-
-/// A pair's tokens before it is tokenized: text averages four bytes a token, and a pair never passes its limit.
-fn estimate(query: &Query, text: &str) -> usize {
-    ((query.bytes() + text.len()) / 4 + 3).min(query.max_tokens)
 }

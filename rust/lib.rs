@@ -4,13 +4,16 @@
 //! packs them without padding, schedules them in waves and runs them through the model. Python owns the network;
 //! `py.rs` (feature `python`) is the only place that knows of it.
 
+pub mod admission;
 pub mod batch;
 pub mod completions;
 pub mod device;
 pub mod engine;
 pub mod error;
+pub mod histogram;
 pub mod kernels;
 pub mod model;
+pub mod pool;
 #[cfg(feature = "python")]
 mod py;
 pub mod request;

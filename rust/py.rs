@@ -9,16 +9,19 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::completions::Completions as Queue;
+use crate::device;
 use crate::engine::{self, Options};
 use crate::error::Error;
+use crate::histogram::Histogram;
+use crate::pool;
 use crate::request::{Completion as Finished, Job};
-use crate::scheduler::Priority;
+use crate::scheduler::{Limits, Priority};
 use crate::tokenize::Overflow;
 
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::{Completion, Completions, Engine, pack};
+    use super::{Completion, Completions, Engine, Pool, pack};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
@@ -61,6 +64,57 @@ fn pack(
 }
 
 #[pyclass(frozen, module = "rerankd._core")]
+struct Pool {
+    inner: Arc<pool::Pool>,
+}
+
+#[pymethods]
+impl Pool {
+    #[new]
+    #[pyo3(signature = (*, threads, wave_tokens, queue_tokens))]
+    fn new(
+        py: Python<'_>,
+        threads: Option<usize>,
+        wave_tokens: usize,
+        queue_tokens: usize,
+    ) -> PyResult<Self> {
+        let start =
+            || pool::Pool::new(Limits { threads: device::threads(threads)?, wave_tokens, queue_tokens });
+        let inner = py.detach(start).map_err(|e| raise(py, e))?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    #[getter]
+    fn threads(&self) -> usize {
+        self.inner.limits().threads
+    }
+
+    #[getter]
+    fn queue_bytes(&self) -> usize {
+        self.inner.queue_bytes()
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = py.detach(|| self.inner.stats());
+        let dict = PyDict::new(py);
+        for (name, value) in [
+            ("queue_tokens", stats.queue_tokens),
+            ("held_tokens", stats.held_tokens),
+            ("tickets", stats.tickets),
+            ("threads", stats.threads),
+            ("oldest_step_ms", stats.oldest_step.as_millis() as u64),
+        ] {
+            dict.set_item(name, value)?;
+        }
+        Ok(dict)
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.inner.close());
+    }
+}
+
+#[pyclass(frozen, module = "rerankd._core")]
 struct Engine {
     inner: engine::Engine,
 }
@@ -68,32 +122,21 @@ struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (directory, *, device, dtype, threads, kernels, emulate, max_tokens, wave_tokens, queue_tokens))]
+    #[pyo3(signature = (directory, pool, *, device, dtype, kernels, emulate, max_tokens))]
     #[allow(clippy::too_many_arguments)] // keyword-only, as Python has them
     fn new(
         py: Python<'_>,
         directory: PathBuf,
+        pool: &Pool,
         device: String,
         dtype: String,
-        threads: Option<usize>,
         kernels: String,
         emulate: bool,
         max_tokens: Option<usize>,
-        wave_tokens: usize,
-        queue_tokens: usize,
     ) -> PyResult<Self> {
-        let options = Options {
-            directory,
-            device,
-            dtype,
-            threads,
-            kernels,
-            emulate,
-            max_tokens,
-            wave_tokens,
-            queue_tokens,
-        };
-        let inner = py.detach(|| engine::Engine::load(&options)).map_err(|e| raise(py, e))?;
+        let options = Options { directory, device, dtype, kernels, emulate, max_tokens };
+        let pool = pool.inner.clone();
+        let inner = py.detach(|| engine::Engine::load(pool, &options)).map_err(|e| raise(py, e))?;
         Ok(Self { inner })
     }
 
@@ -132,8 +175,19 @@ impl Engine {
         self.inner.revision()
     }
 
+    #[getter]
+    fn window(&self) -> usize {
+        self.inner.window()
+    }
+
+    #[getter]
+    fn arena_bytes(&self) -> usize {
+        self.inner.arena_bytes()
+    }
+
     #[pyo3(signature = (completions, query, contexts, *, max_tokens=None, overflow="truncate",
-                        priority="interactive", timeout_ms=None, budget_ms=None, progressive=false, more=false))]
+                        priority="interactive", timeout_ms=None, budget_ms=None, progressive=false, more=false,
+                        key_bytes=0, keeps_texts=true))]
     #[allow(clippy::too_many_arguments)] // keyword-only, as Python has them
     fn submit(
         &self,
@@ -148,6 +202,8 @@ impl Engine {
         budget_ms: Option<u64>,
         progressive: bool,
         more: bool,
+        key_bytes: usize,
+        keeps_texts: bool,
     ) -> PyResult<u64> {
         let overflow = parse_overflow(overflow).map_err(|e| raise(py, e))?;
         let priority = parse_priority(priority).map_err(|e| raise(py, e))?;
@@ -165,15 +221,28 @@ impl Engine {
                 budget: after(budget_ms),
                 progressive,
                 more,
+                key_bytes,
+                keeps_texts,
             };
             self.inner.submit(job, queue)
         })
         .map_err(|e| raise(py, e))
     }
 
-    #[pyo3(signature = (ticket, contexts, *, more))]
-    fn extend(&self, py: Python<'_>, ticket: u64, contexts: Vec<String>, more: bool) -> PyResult<()> {
-        py.detach(|| self.inner.extend(ticket, contexts, more)).map_err(|e| raise(py, e))
+    #[pyo3(signature = (ticket, contexts, *, more, key_bytes=0))]
+    fn extend(
+        &self,
+        py: Python<'_>,
+        ticket: u64,
+        contexts: Vec<String>,
+        more: bool,
+        key_bytes: usize,
+    ) -> PyResult<()> {
+        py.detach(|| self.inner.extend(ticket, contexts, key_bytes, more)).map_err(|e| raise(py, e))
+    }
+
+    fn waiting(&self, py: Python<'_>, ticket: u64) -> usize {
+        py.detach(|| self.inner.waiting(ticket))
     }
 
     fn cancel(&self, py: Python<'_>, ticket: u64) {
@@ -189,20 +258,31 @@ impl Engine {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.inner.stats();
+        let stats = py.detach(|| self.inner.stats());
+        let counters = &stats.counters;
         let dict = PyDict::new(py);
         for (name, value) in [
             ("queue_tokens", stats.queue_tokens),
             ("tickets", stats.tickets),
-            ("waves", stats.waves),
-            ("pairs", stats.pairs),
-            ("tokens", stats.tokens),
-            ("cancelled", stats.cancelled),
-            ("expired", stats.expired),
-            ("refused", stats.refused),
-            ("failed", stats.failed),
+            ("waves", counters.waves),
+            ("pairs", counters.pairs),
+            ("tokens", counters.tokens),
+            ("cancelled", counters.cancelled),
+            ("expired", counters.expired),
+            ("refused", counters.refused),
+            ("failed", counters.failed),
         ] {
             dict.set_item(name, value)?;
+        }
+        Ok(dict)
+    }
+
+    fn histograms<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counters = py.detach(|| self.inner.stats()).counters;
+        let dict = PyDict::new(py);
+        for (name, histogram) in [("wave_tokens", counters.wave_tokens), ("queue_us", counters.queue_us)] {
+            let Histogram { bounds, counts, sum } = histogram;
+            dict.set_item(name, (bounds.to_vec(), counts, sum))?;
         }
         Ok(dict)
     }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::admission::Terms;
 use crate::completions::Completions;
 use crate::error::{Error, Result};
-use crate::scheduler::{Priority, Ticket};
+use crate::scheduler::{ModelId, Priority, Ticket};
 use crate::tokenize::{EncodedPair, EncodedQuery, Overflow, PairTokenizer};
 
 /// A request as it is submitted.
@@ -25,6 +26,10 @@ pub struct Job {
     pub progressive: bool,
     /// More contexts will come.
     pub more: bool,
+    /// Bytes of the keys that the caller keeps with the contexts.
+    pub key_bytes: usize,
+    /// Whether the caller keeps the texts too, until the answer.
+    pub keeps_texts: bool,
 }
 
 /// Scores of one ticket: of one wave, or of all of it.
@@ -78,11 +83,6 @@ impl Query {
         Self { text, encoded: OnceLock::new(), max_tokens, overflow }
     }
 
-    /// Of the text, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.text.len()
-    }
-
     /// The pairs of some contexts.
     pub fn pairs(&self, tokenizer: &PairTokenizer, texts: &[Text]) -> Result<Vec<Pair>> {
         let query =
@@ -118,6 +118,8 @@ struct Scored {
 
 /// A request in work.
 pub struct Request {
+    pub model: ModelId,
+    pub terms: Terms,
     pub query: Arc<Query>,
     pub contexts: u32,
     pub open: bool,
@@ -133,8 +135,17 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn new(query: Query, job: &Job, now: Instant, completions: Arc<Completions<Completion>>) -> Self {
+    pub fn new(
+        model: ModelId,
+        terms: Terms,
+        query: Query,
+        job: &Job,
+        now: Instant,
+        completions: Arc<Completions<Completion>>,
+    ) -> Self {
         Self {
+            model,
+            terms,
             query: Arc::new(query),
             contexts: 0,
             open: job.more,
@@ -154,14 +165,16 @@ impl Request {
         self.timing.tokenize += time;
     }
 
-    /// A wave began at `started`, took `time`, and held pairs of this request.
-    pub fn computed_in(&mut self, started: Instant, time: Duration) {
-        if !self.computing {
-            self.computing = true;
-            let waited = started.saturating_duration_since(self.accepted);
-            self.timing.queue = waited.saturating_sub(self.timing.tokenize);
-        }
+    /// A wave began at `started`, took `time`, and held pairs of this request. After its first one: how long it waited.
+    pub fn computed_in(&mut self, started: Instant, time: Duration) -> Option<Duration> {
         self.timing.compute += time;
+        if self.computing {
+            return None;
+        }
+        self.computing = true;
+        let waited = started.saturating_duration_since(self.accepted);
+        self.timing.queue = waited.saturating_sub(self.timing.tokenize);
+        Some(self.timing.queue)
     }
 
     /// One pair's logit.

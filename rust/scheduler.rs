@@ -1,21 +1,30 @@
 //! Who waits with whom. A pure state machine: no threads, and no clock of its own, since it is given the time.
 //!
 //! A request is a ticket with texts to tokenize, which become pairs to compute. Compute goes in waves: a few hundred
-//! tokens, mixed from all requests in turn, so that a small request never waits for the whole of a big one, and
-//! interactive requests before batch ones. `T` and `P` are the caller's own text and pair; only their sizes matter here.
+//! tokens of one model, mixed from all its requests in turn, so that a small request never waits for the whole of a big
+//! one. Models take waves in turn, and interactive requests go before batch ones, which age: passed over for long enough,
+//! they get a wave all the same. `T` and `P` are the caller's own text and pair; only their sizes matter here.
+//!
+//! Waves don't keep like lengths together. A wave is packed, so there is no padding to save: the linear layers see rows,
+//! whosever they are, and attention costs each sequence its own square, in whatever company.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod lane;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
+
+use lane::{Lane, LaneKey, Rank};
 
 pub type Ticket = u64;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which of the models that share the threads.
+pub type ModelId = usize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     Interactive,
     Batch,
 }
-
-const PRIORITIES: [Priority; 2] = [Priority::Interactive, Priority::Batch];
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -23,8 +32,15 @@ pub struct Limits {
     pub threads: usize,
     /// A wave holds at most this many tokens, but always one pair.
     pub wave_tokens: usize,
-    /// More than this many tokens never wait, except in a queue that was empty.
+    /// No request is let in with which they would hold more than this many tokens together; a first one always is.
     pub queue_tokens: usize,
+}
+
+impl Limits {
+    /// What requests can come to hold together, where there are several: some is added to those that were let in.
+    pub fn most_tokens(&self) -> usize {
+        self.queue_tokens.saturating_add(self.queue_tokens / 4)
+    }
 }
 
 /// A wave smaller than this costs more in passes over the weights than a second thread gains.
@@ -33,16 +49,12 @@ const SMALL_WAVE_TOKENS: usize = 128;
 /// Texts tokenized in one step: short enough that compute starts early, long enough that the lock is seldom taken.
 const TEXTS_PER_STEP: usize = 16;
 
-/// A new request's first texts are tokenized at once, so that it joins the next wave, unless this many waves are ready:
-/// under overload tokenizing must not starve the model.
-const READY_WAVES: usize = 8;
-
 #[derive(Debug, PartialEq)]
 pub enum Step<T, P> {
     /// Tokenize these texts of one request, then call `tokenized`.
     Tokenize { ticket: Ticket, texts: Vec<T> },
-    /// Compute these pairs in one forward pass, then call `computed` for each.
-    Compute(Vec<(Ticket, P)>),
+    /// Compute these pairs, all of one model, in one forward pass, then call `computed` for each.
+    Compute { model: ModelId, pairs: Vec<(Ticket, P)> },
     /// The deadline passed: the request is gone from here.
     Expired(Ticket),
     /// The budget is spent: this work of the request will not be done. It may be finished now.
@@ -53,7 +65,7 @@ pub enum Step<T, P> {
 
 #[derive(Debug)]
 struct Request<T, P> {
-    priority: Priority,
+    lane: LaneKey,
     deadline: Option<Instant>,
     budget: Option<Instant>,
     spent: bool,
@@ -62,24 +74,20 @@ struct Request<T, P> {
     texts: VecDeque<(T, usize)>, // with an estimate of their tokens
     pairs: VecDeque<(P, usize)>, // with their tokens
     busy: usize,                 // texts and pairs handed out
-}
-
-/// One priority's requests that have work, each kind in turn.
-#[derive(Debug, Default)]
-struct Ring {
-    fresh: VecDeque<Ticket>, // texts, and none tokenized yet
-    texts: VecDeque<Ticket>,
-    pairs: VecDeque<Ticket>,
-    pair_tokens: usize,
+    waiting: usize,              // tokens of texts and pairs
+    held: usize,                 // tokens that it was admitted for
 }
 
 #[derive(Debug)]
 pub struct Scheduler<T, P> {
     limits: Limits,
     requests: HashMap<Ticket, Request<T, P>>,
-    rings: [Ring; 2],
+    lanes: BTreeMap<LaneKey, Lane>,
     timers: BTreeSet<(Instant, Ticket)>,
     queued_tokens: usize,
+    held_tokens: usize,
+    waves: u64, // cut so far
+    aged: u64,  // how many there had been at the last one that batch requests got for their age
 }
 
 impl<T, P> Scheduler<T, P> {
@@ -87,15 +95,27 @@ impl<T, P> Scheduler<T, P> {
         Self {
             limits,
             requests: HashMap::new(),
-            rings: Default::default(),
+            lanes: BTreeMap::new(),
             timers: BTreeSet::new(),
             queued_tokens: 0,
+            held_tokens: 0,
+            waves: 0,
+            aged: 0,
         }
     }
 
-    /// Whether `tokens` more may wait. An empty queue takes any request, so none is refused for ever.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Whether a request that holds `tokens` may come in. Where nothing is held any may, so none is refused for ever.
     pub fn admits(&self, tokens: usize) -> bool {
-        self.queued_tokens == 0 || self.queued_tokens + tokens <= self.limits.queue_tokens
+        self.held_tokens == 0 || self.held_tokens.saturating_add(tokens) <= self.limits.queue_tokens
+    }
+
+    /// Whether a request that was let in may hold `tokens` more. It has come far, so it has a margin that others don't.
+    pub fn admits_more(&self, tokens: usize) -> bool {
+        self.held_tokens.saturating_add(tokens) <= self.limits.most_tokens()
     }
 
     /// Tokens that wait: of texts as estimated, of pairs as counted.
@@ -103,17 +123,30 @@ impl<T, P> Scheduler<T, P> {
         self.queued_tokens
     }
 
+    /// Tokens that the requests were admitted for which are not yet removed.
+    pub fn held_tokens(&self) -> usize {
+        self.held_tokens
+    }
+
+    /// Tokens of one request that wait; 0 for a ticket that is not here.
+    pub fn waiting(&self, ticket: Ticket) -> usize {
+        self.requests.get(&ticket).map_or(0, |request| request.waiting)
+    }
+
     /// Begins a request, open for texts.
     pub fn open(
         &mut self,
         ticket: Ticket,
+        model: ModelId,
         priority: Priority,
         deadline: Option<Instant>,
         budget: Option<Instant>,
     ) {
         self.timers.extend(deadline.into_iter().chain(budget).map(|at| (at, ticket)));
+        let lane = (priority, model);
+        self.lanes.entry(lane).or_insert_with(|| Lane::new(self.waves)).requests += 1;
         let request = Request {
-            priority,
+            lane,
             deadline,
             budget,
             spent: false,
@@ -122,8 +155,18 @@ impl<T, P> Scheduler<T, P> {
             texts: VecDeque::new(),
             pairs: VecDeque::new(),
             busy: 0,
+            waiting: 0,
+            held: 0,
         };
         self.requests.insert(ticket, request);
+    }
+
+    /// So many tokens more count as the request's own until it is removed, whatever of it has been computed by then.
+    pub fn hold(&mut self, ticket: Ticket, tokens: usize) {
+        if let Some(request) = self.requests.get_mut(&ticket) {
+            request.held += tokens;
+            self.held_tokens += tokens;
+        }
     }
 
     /// Adds texts, each with an estimate of its tokens. Gives back those that a spent budget leaves undone.
@@ -135,11 +178,14 @@ impl<T, P> Scheduler<T, P> {
         let idle = request.texts.is_empty();
         for (text, tokens) in texts {
             self.queued_tokens += tokens;
+            request.waiting += tokens;
             request.texts.push_back((text, tokens));
         }
-        if idle && !request.texts.is_empty() {
-            let ring = &mut self.rings[request.priority as usize];
-            if request.fresh { &mut ring.fresh } else { &mut ring.texts }.push_back(ticket);
+        if idle
+            && !request.texts.is_empty()
+            && let Some(lane) = self.lanes.get_mut(&request.lane)
+        {
+            if request.fresh { &mut lane.fresh } else { &mut lane.texts }.push_back(ticket);
         }
         Vec::new()
     }
@@ -159,13 +205,14 @@ impl<T, P> Scheduler<T, P> {
         if request.spent {
             return pairs.into_iter().map(|(pair, _)| pair).collect();
         }
-        let ring = &mut self.rings[request.priority as usize];
+        let Some(lane) = self.lanes.get_mut(&request.lane) else { return Vec::new() };
         if request.pairs.is_empty() && !pairs.is_empty() {
-            ring.pairs.push_back(ticket);
+            lane.pairs.push_back(ticket);
         }
         for (pair, tokens) in pairs {
             self.queued_tokens += tokens;
-            ring.pair_tokens += tokens;
+            request.waiting += tokens;
+            lane.pair_tokens += tokens;
             request.pairs.push_back((pair, tokens));
         }
         Vec::new()
@@ -189,6 +236,13 @@ impl<T, P> Scheduler<T, P> {
     pub fn remove(&mut self, ticket: Ticket) {
         self.take_work(ticket);
         if let Some(request) = self.requests.remove(&ticket) {
+            self.held_tokens -= request.held;
+            if let Some(lane) = self.lanes.get_mut(&request.lane) {
+                lane.requests -= 1;
+                if lane.requests == 0 {
+                    self.lanes.remove(&request.lane);
+                }
+            }
             for at in request.deadline.into_iter().chain(request.budget) {
                 self.timers.remove(&(at, ticket));
             }
@@ -200,19 +254,28 @@ impl<T, P> Scheduler<T, P> {
         if let Some(step) = self.late(now) {
             return step;
         }
-        for priority in PRIORITIES {
-            let ring = &self.rings[priority as usize];
-            // Tokenizing goes first only until a wave is full: then the model has work, and the rest can wait.
-            let texts = !ring.texts.is_empty() && ring.pair_tokens < self.limits.wave_tokens;
-            let fresh = !ring.fresh.is_empty() && ring.pair_tokens < READY_WAVES * self.limits.wave_tokens;
-            if texts || fresh {
-                return self.cut_texts(priority);
+        for (rank, _, key) in self.order() {
+            let Some(lane) = self.lanes.get(&key) else { continue };
+            if lane.wants_texts(rank, self.limits.wave_tokens) {
+                return self.cut_texts(key);
             }
-            if ring.pair_tokens > 0 {
-                return self.cut_wave();
+            if lane.pair_tokens > 0 {
+                if rank == Rank::Aged {
+                    self.aged = self.waves + 1;
+                }
+                return self.cut_wave(key);
             }
         }
         Step::Wait(self.timers.first().map(|(at, _)| *at))
+    }
+
+    /// The lanes, in the order in which they are asked for a step; of one rank, those first whose last wave is longest ago.
+    fn order(&self) -> Vec<(Rank, u64, LaneKey)> {
+        let rank = |key: &LaneKey, lane: &Lane| lane.rank(key.0, self.waves, self.aged);
+        let mut order: Vec<_> =
+            self.lanes.iter().map(|(key, lane)| (rank(key, lane), lane.turn, *key)).collect();
+        order.sort_unstable();
+        order
     }
 
     fn late(&mut self, now: Instant) -> Option<Step<T, P>> {
@@ -235,26 +298,26 @@ impl<T, P> Scheduler<T, P> {
     /// Takes all that waits of a request out of the queue.
     fn take_work(&mut self, ticket: Ticket) -> (Vec<T>, Vec<P>) {
         let Some(request) = self.requests.get_mut(&ticket) else { return Default::default() };
-        let ring = &mut self.rings[request.priority as usize];
-        // A request stands in a ring only while it has work of that kind.
-        if !request.texts.is_empty() {
-            if request.fresh { &mut ring.fresh } else { &mut ring.texts }.retain(|&other| other != ticket);
-        }
-        if !request.pairs.is_empty() {
-            ring.pairs.retain(|&other| other != ticket);
-        }
         let pair_tokens: usize = request.pairs.iter().map(|(_, tokens)| tokens).sum();
-        ring.pair_tokens -= pair_tokens;
-        self.queued_tokens -= pair_tokens + request.texts.iter().map(|(_, tokens)| tokens).sum::<usize>();
+        // A request stands in its lane only while it has work of that kind.
+        if let Some(lane) = self.lanes.get_mut(&request.lane) {
+            if !request.texts.is_empty() {
+                if request.fresh { &mut lane.fresh } else { &mut lane.texts }
+                    .retain(|&other| other != ticket);
+            }
+            if !request.pairs.is_empty() {
+                lane.pairs.retain(|&other| other != ticket);
+            }
+            lane.pair_tokens -= pair_tokens;
+        }
+        self.queued_tokens -= std::mem::take(&mut request.waiting);
         let texts = request.texts.drain(..).map(|(text, _)| text).collect();
         (texts, request.pairs.drain(..).map(|(pair, _)| pair).collect())
     }
 
-    fn cut_texts(&mut self, priority: Priority) -> Step<T, P> {
-        let ring = &mut self.rings[priority as usize];
-        let Some(ticket) = ring.fresh.pop_front().or_else(|| ring.texts.pop_front()) else {
-            return Step::Wait(None);
-        };
+    fn cut_texts(&mut self, key: LaneKey) -> Step<T, P> {
+        let Some(lane) = self.lanes.get_mut(&key) else { return Step::Wait(None) };
+        let Some(ticket) = lane.next_text() else { return Step::Wait(None) };
         let Some(request) = self.requests.get_mut(&ticket) else { return Step::Wait(None) };
         request.fresh = false;
         let share = request.texts.len().div_ceil(self.limits.threads).min(TEXTS_PER_STEP);
@@ -269,31 +332,37 @@ impl<T, P> Scheduler<T, P> {
             texts.push(text);
         }
         self.queued_tokens -= estimate;
+        request.waiting -= estimate;
         request.busy += texts.len();
         if !request.texts.is_empty() {
-            ring.texts.push_back(ticket);
+            lane.texts.push_back(ticket);
         }
         Step::Tokenize { ticket, texts }
     }
 
-    /// Pairs from every request in turn, interactive ones first, until the wave is full.
-    fn cut_wave(&mut self) -> Step<T, P> {
-        let ready: usize = self.rings.iter().map(|ring| ring.pair_tokens).sum();
+    /// Pairs from every request of the lane in turn, then from the model's other lane, until the wave is full.
+    fn cut_wave(&mut self, (priority, model): LaneKey) -> Step<T, P> {
+        let ready: usize = self.lanes.values().map(|lane| lane.pair_tokens).sum();
         // When less is left than would fill every thread's wave, the threads share it.
         let small = SMALL_WAVE_TOKENS.min(self.limits.wave_tokens);
         let target = ready.div_ceil(self.limits.threads).clamp(small, self.limits.wave_tokens);
         let mut wave = Wave { pairs: Vec::new(), tokens: 0, target };
-        for priority in PRIORITIES {
-            self.fill_wave(priority, &mut wave);
+        self.waves += 1;
+        let other = match priority {
+            Priority::Interactive => Priority::Batch,
+            Priority::Batch => Priority::Interactive,
+        };
+        for key in [(priority, model), (other, model)] {
+            self.fill_wave(key, &mut wave);
         }
-        Step::Compute(wave.pairs)
+        Step::Compute { model, pairs: wave.pairs }
     }
 
-    fn fill_wave(&mut self, priority: Priority, wave: &mut Wave<P>) {
-        let ring = &mut self.rings[priority as usize];
+    fn fill_wave(&mut self, key: LaneKey, wave: &mut Wave<P>) {
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
         // A request's turn: half a wave, so that with two or more in line none has a wave to itself.
         let turn = (wave.target / 2).max(1);
-        while let Some(ticket) = ring.pairs.pop_front() {
+        while let Some(ticket) = lane.pairs.pop_front() {
             let Some(request) = self.requests.get_mut(&ticket) else { continue };
             let (had, end) = (wave.pairs.len(), wave.tokens + turn);
             let mut full = false;
@@ -307,16 +376,18 @@ impl<T, P> Scheduler<T, P> {
                 if let Some((pair, tokens)) = request.pairs.pop_front() {
                     wave.pairs.push((ticket, pair));
                     wave.tokens += tokens;
-                    ring.pair_tokens -= tokens;
+                    lane.pair_tokens -= tokens;
+                    lane.turn = self.waves;
                     self.queued_tokens -= tokens;
+                    request.waiting -= tokens;
                     request.busy += 1;
                 }
             }
             match (request.pairs.is_empty(), wave.pairs.len() > had) {
                 (true, _) => {}
                 // Even where the wave was full before its turn was over: else long pairs would come first every time.
-                (false, true) => ring.pairs.push_back(ticket),
-                (false, false) => ring.pairs.push_front(ticket),
+                (false, true) => lane.pairs.push_back(ticket),
+                (false, false) => lane.pairs.push_front(ticket),
             }
             if full {
                 return;
@@ -334,3 +405,7 @@ struct Wave<P> {
 #[cfg(test)]
 #[path = "scheduler_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "scheduler/fairness_tests.rs"]
+mod fairness_tests;

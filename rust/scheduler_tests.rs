@@ -16,7 +16,7 @@ fn scheduler() -> TestScheduler {
 
 /// A closed request of `texts` texts, each estimated at 10 tokens.
 fn submit(scheduler: &mut TestScheduler, ticket: Ticket, priority: Priority, texts: u32) {
-    scheduler.open(ticket, priority, None, None);
+    scheduler.open(ticket, 0, priority, None, None);
     scheduler.push(ticket, (0..texts).map(|id| (id, 10)));
     scheduler.close(ticket);
 }
@@ -34,7 +34,7 @@ fn wave_of(scheduler: &mut TestScheduler, now: Instant, tokens: impl Fn(Ticket) 
                 let pairs = texts.iter().map(|id| (*id, tokens(ticket))).collect();
                 assert!(scheduler.tokenized(ticket, texts.len(), pairs).is_empty());
             }
-            Step::Compute(wave) => {
+            Step::Compute { pairs: wave, .. } => {
                 wave.iter().for_each(|(ticket, _)| scheduler.computed(*ticket));
                 return wave;
             }
@@ -51,7 +51,7 @@ proptest! {
     #[test]
     fn a_small_request_does_not_wait_for_a_whole_big_one(tokens in 1usize..400, small in 1usize..400) {
         let (mut scheduler, now) = (scheduler(), Instant::now());
-        scheduler.open(1, Priority::Interactive, None, None);
+        scheduler.open(1, 0, Priority::Interactive, None, None);
         scheduler.push(1, (0..500).map(|id| (id, tokens)));
         scheduler.close(1);
         first_wave(&mut scheduler, now, tokens);
@@ -84,8 +84,8 @@ fn the_last_pairs_are_shared_among_threads() {
     scheduler.tokenized(1, 1, vec![(0, 128)]);
     let Step::Tokenize { texts, .. } = scheduler.next(now) else { panic!() };
     scheduler.tokenized(1, texts.len(), vec![(1, 128)]);
-    assert_eq!(scheduler.next(now), Step::Compute(vec![(1, 0)]));
-    assert_eq!(scheduler.next(now), Step::Compute(vec![(1, 1)]));
+    assert_eq!(scheduler.next(now), Step::Compute { model: 0, pairs: vec![(1, 0)] });
+    assert_eq!(scheduler.next(now), Step::Compute { model: 0, pairs: vec![(1, 1)] });
     assert_eq!(scheduler.next(now), Step::Wait(None));
 }
 
@@ -93,7 +93,7 @@ fn the_last_pairs_are_shared_among_threads() {
 fn expired_work_is_never_handed_out() {
     let (mut scheduler, now) = (scheduler(), Instant::now());
     let deadline = now + Duration::from_millis(5);
-    scheduler.open(1, Priority::Interactive, Some(deadline), None);
+    scheduler.open(1, 0, Priority::Interactive, Some(deadline), None);
     scheduler.push(1, [(0, 10)]);
     scheduler.close(1);
     assert!(matches!(scheduler.next(now), Step::Tokenize { .. }));
@@ -107,13 +107,13 @@ fn expired_work_is_never_handed_out() {
 fn a_spent_budget_gives_back_what_was_not_reached() {
     let (mut scheduler, now) = (scheduler(), Instant::now());
     let budget = now + Duration::from_millis(5);
-    scheduler.open(1, Priority::Interactive, None, Some(budget));
+    scheduler.open(1, 0, Priority::Interactive, None, Some(budget));
     scheduler.push(1, (0..40).map(|id| (id, 10)));
     scheduler.close(1);
     let Step::Tokenize { texts, .. } = scheduler.next(now) else { panic!() };
     let Step::Tokenize { texts: late, .. } = scheduler.next(now) else { panic!() };
     scheduler.tokenized(1, texts.len(), texts.iter().map(|id| (*id, 100)).collect());
-    let Step::Compute(wave) = scheduler.next(now) else { panic!() };
+    let Step::Compute { pairs: wave, .. } = scheduler.next(now) else { panic!() };
     let Step::Spent { ticket: 1, texts: unread, pairs } = scheduler.next(budget) else { panic!() };
     assert!(!scheduler.finished(1), "a wave and some texts are still out");
     let undone = scheduler.tokenized(1, late.len(), late.iter().map(|id| (*id, 100)).collect());
@@ -131,18 +131,40 @@ fn a_spent_budget_gives_back_what_was_not_reached() {
 fn the_queue_is_bounded_but_never_refuses_for_ever() {
     let mut scheduler = scheduler();
     assert!(scheduler.admits(1_000_000), "an empty queue takes any request");
-    submit(&mut scheduler, 1, Priority::Interactive, 900);
+    submit(&mut scheduler, 1, Priority::Interactive, 3);
+    scheduler.hold(1, 9_000);
     assert!(scheduler.admits(1_000));
     assert!(!scheduler.admits(1_001));
+    assert!(!scheduler.admits(usize::MAX));
+    // What is being done is held until it is answered.
+    assert_eq!(first_wave(&mut scheduler, Instant::now(), 50).len(), 2);
+    assert!(!scheduler.admits(1_001));
+    // Who is in already may have a quarter more.
+    assert!(scheduler.admits_more(3_500));
+    assert!(!scheduler.admits_more(3_501));
     scheduler.remove(1);
-    assert_eq!(scheduler.queued_tokens(), 0);
+    assert_eq!((scheduler.queued_tokens(), scheduler.held_tokens()), (0, 0));
+    assert!(scheduler.admits(1_000_000));
+}
+
+#[test]
+fn what_waits_of_a_request_is_what_is_neither_out_nor_done() {
+    let (mut scheduler, now) = (scheduler(), Instant::now());
+    submit(&mut scheduler, 1, Priority::Interactive, 4);
+    assert_eq!((scheduler.waiting(1), scheduler.waiting(2)), (40, 0));
+    let Step::Tokenize { texts, .. } = scheduler.next(now) else { panic!() };
+    assert_eq!(scheduler.waiting(1), 20);
+    scheduler.tokenized(1, texts.len(), texts.iter().map(|id| (*id, 200)).collect());
+    assert_eq!(scheduler.waiting(1), 420);
+    let Step::Compute { pairs, .. } = scheduler.next(now) else { panic!() };
+    assert_eq!((pairs.len(), scheduler.waiting(1)), (1, 220));
 }
 
 #[test]
 fn an_idle_thread_is_told_when_the_next_deadline_is() {
     let (mut scheduler, now) = (scheduler(), Instant::now());
     let deadline = now + Duration::from_millis(5);
-    scheduler.open(1, Priority::Interactive, Some(deadline), None);
+    scheduler.open(1, 0, Priority::Interactive, Some(deadline), None);
     assert_eq!(scheduler.next(now), Step::Wait(Some(deadline)));
     scheduler.remove(1);
     assert_eq!(scheduler.next(now), Step::Wait(None));
@@ -150,7 +172,7 @@ fn an_idle_thread_is_told_when_the_next_deadline_is() {
 
 #[derive(Debug, Clone)]
 enum Event {
-    Open { batch: bool, deadline: Option<u64>, budget: Option<u64> },
+    Open { batch: bool, model: ModelId, deadline: Option<u64>, budget: Option<u64> },
     Push { which: usize, texts: u32 },
     Close { which: usize },
     Cancel { which: usize },
@@ -162,8 +184,8 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let time = || proptest::option::weighted(0.2, 0u64..50);
     prop_oneof![
-        2 => (any::<bool>(), time(), time())
-            .prop_map(|(batch, deadline, budget)| Event::Open { batch, deadline, budget }),
+        2 => (any::<bool>(), 0..3usize, time(), time())
+            .prop_map(|(batch, model, deadline, budget)| Event::Open { batch, model, deadline, budget }),
         4 => (any::<usize>(), 0u32..40).prop_map(|(which, texts)| Event::Push { which, texts }),
         2 => any::<usize>().prop_map(|which| Event::Close { which }),
         1 => any::<usize>().prop_map(|which| Event::Cancel { which }),
@@ -177,6 +199,7 @@ fn event() -> impl Strategy<Value = Event> {
 #[derive(Default)]
 struct World {
     live: Vec<Ticket>,
+    models: HashMap<Ticket, ModelId>,
     deadlines: HashMap<Ticket, Instant>,
     closed: HashSet<Ticket>,
     gone: HashSet<Ticket>,
@@ -208,8 +231,9 @@ impl World {
                 assert!(!self.gone.contains(&ticket) && !late(self, &ticket) && !texts.is_empty());
                 self.out.push(Out::Texts(ticket, texts));
             }
-            Step::Compute(wave) => {
+            Step::Compute { model, pairs: wave } => {
                 assert!(!wave.is_empty());
+                assert!(wave.iter().all(|(t, _)| self.models[t] == model), "a wave is one model's");
                 assert!(wave.iter().all(|(t, _)| !self.gone.contains(t) && !late(self, t)));
                 let tokens: usize = wave.iter().map(|pair| sizes[pair]).sum();
                 assert!(wave.len() == 1 || tokens <= LIMITS.wave_tokens, "{tokens} tokens in a wave");
@@ -252,7 +276,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
 
     /// Whatever happens in whatever order: each text comes out exactly once (computed, or given back by a spent budget),
-    /// nothing expired or cancelled is handed out, waves keep their limit, and at the end nothing is left.
+    /// nothing expired or cancelled is handed out, waves keep their limit and to one model, and at the end nothing is
+    /// left.
     #[test]
     fn every_text_is_accounted_for_exactly_once(events in prop::collection::vec(event(), 1..200)) {
         let (mut scheduler, mut world, mut sizes) = (scheduler(), World::default(), HashMap::new());
@@ -261,11 +286,13 @@ proptest! {
         for event in events {
             let pick = |which: usize, from: &[Ticket]| from.get(which % from.len().max(1)).copied();
             match event {
-                Event::Open { batch, deadline, budget } => {
+                Event::Open { batch, model, deadline, budget } => {
                     tickets += 1;
                     let after = |ms: Option<u64>| ms.map(|ms| now + Duration::from_millis(ms));
                     let priority = if batch { Priority::Batch } else { Priority::Interactive };
-                    scheduler.open(tickets, priority, after(deadline), after(budget));
+                    scheduler.open(tickets, model, priority, after(deadline), after(budget));
+                    scheduler.hold(tickets, 7);
+                    world.models.insert(tickets, model);
                     world.deadlines.extend(after(deadline).map(|at| (tickets, at)));
                     world.live.push(tickets);
                 }
@@ -321,5 +348,7 @@ proptest! {
             prop_assert_eq!(done as u32, *world.pushed.get(ticket).unwrap_or(&0));
         }
         prop_assert_eq!(scheduler.queued_tokens(), 0);
+        world.live.iter().for_each(|ticket| scheduler.remove(*ticket));
+        prop_assert_eq!((scheduler.held_tokens(), scheduler.lanes.len()), (0, 0));
     }
 }

@@ -3,6 +3,7 @@
 //! nothing to do assists one that computes: a single pair has all the cores too, and so has the last wave of many.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -10,116 +11,107 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
-use crate::engine::{Shared, State};
 use crate::error::{Error, Result};
 use crate::kernels::Crew;
 use crate::model::Scratch;
-use crate::request::{Pair, Text};
-use crate::scheduler::{Step, Ticket};
+use crate::pool::{Loaded, Shared, State};
+use crate::request::{Pair, Query, Text};
+use crate::scheduler::{ModelId, Step, Ticket};
 
 /// Between two looks at a wave that has had no part for an assistant: its leader was in one that isn't shared, or its core was
 /// taken from it.
 const NAP: Duration = Duration::from_millis(1);
 
-pub(crate) fn spawn(shared: &Arc<Shared>, threads: usize) -> Result<Vec<JoinHandle<()>>> {
-    (0..threads)
-        .map(|index| {
-            let shared = shared.clone();
-            let scratch = shared.model.scratch()?;
-            let crew = Arc::new(Crew::new(shared.free.clone()));
-            std::thread::Builder::new()
-                .name(format!("rerankd-{index}"))
-                .spawn(move || Worker { shared: &shared, scratch, crew }.run())
-                .map_err(|e| Error::Device(format!("can't start thread {index} of {threads}: {e}")))
+/// Starts the thread of this index.
+pub(crate) fn spawn(shared: &Arc<Shared>, index: usize) -> Result<JoinHandle<()>> {
+    let shared = shared.clone();
+    let crew = Arc::new(Crew::new(shared.free.clone()));
+    std::thread::Builder::new()
+        .name(format!("rerankd-{index}"))
+        .spawn(move || {
+            let _post = Post { shared: &shared, index };
+            Worker { shared: &shared, index, scratch: BTreeMap::new(), crew }.run();
         })
-        .collect()
+        .map_err(|e| Error::Device(format!("can't start thread {index}: {e}")))
+}
+
+/// A thread's place in the pool: the pool knows when it is given up.
+struct Post<'a> {
+    shared: &'a Shared,
+    index: usize,
+}
+
+impl Drop for Post<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.alive -= 1;
+        state.steps[self.index] = None;
+        if std::thread::panicking() {
+            // A fault in the bookkeeping itself: whose work this thread had in hand is not known, and all are told.
+            state.fail_all(|_| true, &Error::Internal(format!("thread {} died", self.index)));
+        }
+    }
 }
 
 struct Worker<'a> {
     shared: &'a Shared,
-    scratch: Scratch,
+    index: usize,
+    /// An arena for each model that this thread has run.
+    scratch: BTreeMap<ModelId, Scratch>,
     /// Those who assist when this thread computes.
     crew: Arc<Crew>,
 }
 
 /// A step that is done outside the lock.
 enum Work {
-    Tokenize(Ticket, Vec<Text>),
-    Compute(Vec<(Ticket, Pair)>),
+    Tokenize { loaded: Arc<Loaded>, ticket: Ticket, query: Arc<Query>, texts: Vec<Text> },
+    Compute { loaded: Arc<Loaded>, model: ModelId, wave: Vec<(Ticket, Pair)> },
 }
 
 impl Worker<'_> {
     fn run(mut self) {
         while let Some(work) = self.next() {
             match work {
-                Work::Tokenize(ticket, texts) => self.tokenize(ticket, texts),
-                Work::Compute(wave) => self.compute(wave),
+                Work::Tokenize { loaded, ticket, query, texts } => {
+                    self.tokenize(&loaded, ticket, &query, &texts);
+                }
+                Work::Compute { loaded, model, wave } => self.compute(&loaded, model, &wave),
             }
         }
     }
 
-    /// The next work; None when the engine stops.
-    fn next(&self) -> Option<Work> {
-        let mut state = self.shared.lock();
+    /// The next work; None when the pool stops.
+    fn next(&mut self) -> Option<Work> {
+        let shared = self.shared;
+        let mut state = shared.lock();
+        state.steps[self.index] = None;
         loop {
             if state.stopped {
                 return None;
             }
-            match state.scheduler.next(Instant::now()) {
-                Step::Tokenize { ticket, texts } => return Some(Work::Tokenize(ticket, texts)),
-                Step::Compute(wave) => {
-                    state.leads.push(self.crew.clone());
-                    return Some(Work::Compute(wave));
-                }
-                Step::Expired(ticket) => {
-                    state.stats.expired += 1;
-                    state.fail(ticket, Error::Deadline("the deadline passed in the queue".into()));
-                }
-                Step::Spent { ticket, texts, pairs } => {
-                    if let Some(request) = state.requests.get_mut(&ticket) {
-                        request.give_up(texts.iter().map(|text| text.id));
-                        request.give_up(pairs.iter().map(|pair| pair.id));
-                    }
-                    state.finish_if_done(ticket);
-                }
+            let now = Instant::now();
+            match state.scheduler.next(now) {
                 Step::Wait(until) => {
-                    self.shared.free.fetch_add(1, Ordering::Relaxed);
-                    state = self.wait(state, until);
-                    self.shared.free.fetch_sub(1, Ordering::Relaxed);
+                    shared.free.fetch_add(1, Ordering::Relaxed);
+                    state = wait(shared, state, until);
+                    shared.free.fetch_sub(1, Ordering::Relaxed);
+                }
+                step => {
+                    let Some(work) = take(&mut state, step) else { continue };
+                    state.steps[self.index] = Some(now);
+                    if let Work::Compute { .. } = work {
+                        state.leads.push(self.crew.clone());
+                        self.scratch.retain(|model, _| state.models.contains_key(model));
+                    }
+                    return Some(work);
                 }
             }
         }
     }
 
-    /// Until `until`, or a call: assists the lead that has the fewest assistants, or sleeps where nobody leads. No lead begins
-    /// unseen by a sleeper: what makes a wave ready is followed by a call.
-    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>, until: Option<Instant>) -> MutexGuard<'a, State> {
-        let mut time = until.map(|at| at.saturating_duration_since(Instant::now()));
-        if let Some(crew) = state.leads.iter().min_by_key(|crew| crew.assistants()).cloned() {
-            let seen = self.shared.calls();
-            drop(state);
-            let called = || self.shared.calls() != seen || until.is_some_and(|until| until <= Instant::now());
-            let look_again = crew.assist(called);
-            state = self.shared.lock();
-            if look_again || self.shared.calls() != seen {
-                return state;
-            }
-            time = Some(time.map_or(NAP, |time| time.min(NAP)));
-        }
-        let work = &self.shared.work;
-        match time {
-            None => work.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(time) => work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
-        }
-    }
-
-    fn tokenize(&self, ticket: Ticket, texts: Vec<Text>) {
-        let Some(query) = self.shared.lock().requests.get(&ticket).map(|request| request.query.clone())
-        else {
-            return; // cancelled
-        };
+    fn tokenize(&self, loaded: &Loaded, ticket: Ticket, query: &Query, texts: &[Text]) {
         let started = Instant::now();
-        let pairs = caught("tokenizing", || query.pairs(&self.shared.tokenizer, &texts));
+        let pairs = caught("tokenizing", || query.pairs(&loaded.tokenizer, texts));
         let mut state = self.shared.lock();
         let State { scheduler, requests, .. } = &mut *state;
         let Some(request) = requests.get_mut(&ticket) else { return };
@@ -140,37 +132,107 @@ impl Worker<'_> {
         self.shared.call();
     }
 
-    fn compute(&mut self, wave: Vec<(Ticket, Pair)>) {
+    fn compute(&mut self, loaded: &Loaded, model: ModelId, wave: &[(Ticket, Pair)]) {
         let mut batch = Batch::new();
-        for (_, pair) in &wave {
+        for (_, pair) in wave {
             batch.push(&pair.encoded.ids, &pair.encoded.types);
         }
         let started = Instant::now();
-        let (model, scratch) = (&self.shared.model, &mut self.scratch);
-        let logits = caught("a wave", || self.crew.lead(|| model.forward(&batch, scratch)))
-            .and_then(|logits| finite(logits, &wave));
+        let logits = self.forward(loaded, model, &batch).and_then(|logits| finite(logits, wave));
         let time = started.elapsed();
         if logits.is_err() {
-            // What a panic leaves in the arena is unknown. Where even a new one can't be had, the next wave tries again.
-            if let Ok(scratch) = model.scratch() {
-                self.scratch = scratch;
-            }
+            // What a panic leaves in the arena is unknown.
+            self.scratch.remove(&model);
         }
         let mut state = self.shared.lock();
         state.leads.retain(|crew| !Arc::ptr_eq(crew, &self.crew));
         self.shared.dismiss();
-        state.stats.waves += 1;
-        state.stats.tokens += batch.tokens() as u64;
-        state.stats.pairs += wave.len() as u64;
+        state.count(model, |counters| {
+            counters.waves += 1;
+            counters.tokens += batch.tokens() as u64;
+            counters.pairs += wave.len() as u64;
+            counters.wave_tokens.observe(batch.tokens() as u64);
+        });
         match logits {
-            Ok(logits) => deliver(&mut state, &wave, &logits, started, time),
+            Ok(logits) => deliver(&mut state, model, wave, &logits, started, time),
             Err(error) => wave.iter().for_each(|(ticket, _)| state.fail(*ticket, error.clone())),
         }
+    }
+
+    /// The wave's logits, with the help of who is free. A model's arena is made when the thread first runs it.
+    fn forward(&mut self, loaded: &Loaded, model: ModelId, batch: &Batch) -> Result<Vec<f32>> {
+        let scratch = match self.scratch.entry(model) {
+            Entry::Occupied(made) => made.into_mut(),
+            Entry::Vacant(place) => place.insert(loaded.model.scratch()?),
+        };
+        caught("a wave", || {
+            #[cfg(test)]
+            self.shared.fault();
+            self.crew.lead(|| loaded.model.forward(batch, scratch))
+        })
+    }
+}
+
+/// Until `until`, or a call: assists the lead that has the fewest assistants, or sleeps where nobody leads. No lead begins
+/// unseen by a sleeper: what makes a wave ready is followed by a call.
+fn wait<'a>(
+    shared: &'a Shared,
+    mut state: MutexGuard<'a, State>,
+    until: Option<Instant>,
+) -> MutexGuard<'a, State> {
+    let mut time = until.map(|at| at.saturating_duration_since(Instant::now()));
+    if let Some(crew) = state.leads.iter().min_by_key(|crew| crew.assistants()).cloned() {
+        let seen = shared.calls();
+        drop(state);
+        let called = || shared.calls() != seen || until.is_some_and(|until| until <= Instant::now());
+        let look_again = crew.assist(called);
+        state = shared.lock();
+        if look_again || shared.calls() != seen {
+            return state;
+        }
+        time = Some(time.map_or(NAP, |time| time.min(NAP)));
+    }
+    let work = &shared.work;
+    match time {
+        None => work.wait(state).unwrap_or_else(PoisonError::into_inner),
+        Some(time) => work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
+    }
+}
+
+/// What is to be done outside the lock for this step, if anything.
+fn take(state: &mut State, step: Step<Text, Pair>) -> Option<Work> {
+    match step {
+        Step::Tokenize { ticket, texts } => {
+            let request = state.requests.get(&ticket)?;
+            let loaded = state.models.get(&request.model)?.loaded.clone();
+            Some(Work::Tokenize { loaded, ticket, query: request.query.clone(), texts })
+        }
+        Step::Compute { model, pairs: wave } => {
+            let loaded = state.models.get(&model)?.loaded.clone();
+            Some(Work::Compute { loaded, model, wave })
+        }
+        Step::Expired(ticket) => {
+            if let Some(model) = state.requests.get(&ticket).map(|request| request.model) {
+                state.count(model, |counters| counters.expired += 1);
+            }
+            state.fail(ticket, Error::Deadline("the deadline passed in the queue".into()));
+            None
+        }
+        Step::Spent { ticket, texts, pairs } => {
+            if let Some(request) = state.requests.get_mut(&ticket) {
+                request.give_up(texts.iter().map(|text| text.id));
+                request.give_up(pairs.iter().map(|pair| pair.id));
+            }
+            state.finish_if_done(ticket);
+            None
+        }
+        Step::Wait(_) => None,
     }
 }
 
 fn deliver(
     state: &mut State,
+    model: ModelId,
     wave: &[(Ticket, Pair)],
     logits: &[f32], // [pairs]
     started: Instant,
@@ -183,12 +245,15 @@ fn deliver(
     }
     for (ticket, pairs) in tickets {
         let Some(request) = state.requests.get_mut(&ticket) else { continue };
-        request.computed_in(started, time);
+        let waited = request.computed_in(started, time);
         for index in pairs {
             request.score(&wave[index].1, logits[index]);
             state.scheduler.computed(ticket);
         }
         request.progress(ticket);
+        if let Some(waited) = waited {
+            state.count(model, |counters| counters.queue_us.observe(waited.as_micros() as u64));
+        }
         state.finish_if_done(ticket);
     }
 }
@@ -215,3 +280,7 @@ fn caught<R>(what: &str, work: impl FnOnce() -> Result<R>) -> Result<R> {
         Err(Error::Internal(format!("{what} panicked: {text}")))
     })
 }
+
+#[cfg(test)]
+#[path = "workers_tests.rs"]
+mod tests;

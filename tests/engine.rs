@@ -2,11 +2,14 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::*;
 use rerankd::Error;
 use rerankd::engine::{Engine, Options};
+use rerankd::pool::Pool;
+use rerankd::scheduler::Limits;
 use rerankd::tokenize::Overflow;
 
 fn many(n: usize) -> Vec<&'static str> {
@@ -21,8 +24,8 @@ fn a_score_has_the_same_bits_alone_in_any_batch_and_with_any_number_of_threads()
         .flat_map(|directory| ["f32", "bf16", "int8"].map(|dtype| (directory, dtype)))
     {
         let engine = |threads| {
-            Engine::load(&Options { dtype: dtype.into(), emulate: true, ..options(directory, threads) })
-                .unwrap()
+            let options = Options { dtype: dtype.into(), emulate: true, ..options(directory) };
+            Engine::load(pool(threads), &options).unwrap()
         };
         let contexts: Vec<String> = (0..23).map(|i| "Pandas eat bamboo. ".repeat(1 + i * 7 % 23)).collect();
         let contexts: Vec<&str> = contexts.iter().map(String::as_str).collect();
@@ -64,6 +67,7 @@ fn requests_that_come_while_threads_assist_have_the_same_bits() {
         }
     });
     assert_eq!((engine.stats().tickets, engine.stats().queue_tokens), (0, 0));
+    assert_eq!(engine.pool().stats().held_tokens, 0);
 }
 
 #[test]
@@ -74,7 +78,7 @@ fn progressive_completions_bring_every_context_once_and_then_the_end() {
     let mut first = job("what is a panda?", &many(40));
     (first.progressive, first.more) = (true, true);
     let ticket = engine.submit(first, completions.clone()).unwrap();
-    engine.extend(ticket, many(20).iter().map(|text| text.to_string()).collect(), false).unwrap();
+    engine.extend(ticket, many(20).iter().map(|text| text.to_string()).collect(), 0, false).unwrap();
     let all = collect(&completions);
     assert!(all.len() > 2, "more than one wave");
     assert!(all.iter().rev().skip(1).all(|c| !c.last && !c.ids.is_empty()));
@@ -125,7 +129,10 @@ fn a_deadline_that_has_passed_costs_no_wave() {
     let late = rerankd::request::Job { deadline: Some(Instant::now()), ..job("q", &many(100)) };
     assert!(matches!(ask(&engine, late), Err(Error::Deadline(_))));
     let stats = engine.stats();
-    assert_eq!((stats.expired, stats.pairs, stats.tickets, stats.queue_tokens), (1, 0, 0, 0));
+    assert_eq!(
+        (stats.counters.expired, stats.counters.pairs, stats.tickets, stats.queue_tokens),
+        (1, 0, 0, 0)
+    );
 }
 
 #[test]
@@ -155,7 +162,7 @@ fn a_cancelled_request_leaves_nothing_behind() {
     engine.cancel(ticket);
     engine.cancel(12345);
     let stats = engine.stats();
-    assert_eq!((stats.tickets, stats.queue_tokens, stats.cancelled), (0, 0, 1));
+    assert_eq!((stats.tickets, stats.queue_tokens, stats.counters.cancelled), (0, 0, 1));
     // The next request is served, and of the cancelled one nothing has been completed.
     assert_eq!(logits(&engine, "q", &["a"]).len(), 1);
     assert!(completions.drain().is_empty());
@@ -185,14 +192,72 @@ fn closing_fails_what_is_queued() {
 
 #[test]
 fn a_full_queue_refuses() {
-    let mut options = options(&mini_en(), 1);
-    options.queue_tokens = 1000;
-    let engine = Engine::load(&options).unwrap();
+    let pool = Arc::new(Pool::new(Limits { queue_tokens: 1000, ..limits(1) }).unwrap());
+    let engine = Engine::load(pool, &options(&mini_en())).unwrap();
     let completions = completions();
     let big = engine.submit(job("q", &many(500)), completions.clone()).unwrap();
     assert!(matches!(ask(&engine, job("q", &many(500))), Err(Error::Overloaded(_))));
     engine.cancel(big);
     assert_eq!(logits(&engine, "q", &["a"]).len(), 1);
+}
+
+#[test]
+fn models_of_one_pool_share_its_threads_and_its_queue() {
+    let shared = Arc::new(Pool::new(Limits { queue_tokens: 25_000, ..limits(2) }).unwrap());
+    let [one, two] =
+        [mini_en(), golden("electra")].map(|dir| Engine::load(shared.clone(), &options(&dir)).unwrap());
+    let want = [&mini_en(), &golden("electra")].map(|dir| logits(&engine(dir, 1), "panda", &many(3)));
+    let completions = completions();
+    let big = one.submit(job("what is a panda?", &many(900)), completions.clone()).unwrap();
+    // The queue is one: what the first model holds is not there for the second.
+    assert!(matches!(ask(&two, job("q", &many(900))), Err(Error::Overloaded(_))));
+    // The small request of the second does not wait for the first's big one.
+    assert_eq!(logits(&two, "panda", &many(3)), want[1]);
+    assert_eq!((one.stats().tickets, two.stats().tickets), (1, 0));
+    one.cancel(big);
+    assert_eq!(logits(&one, "panda", &many(3)), want[0]);
+    let (first, second) = (one.stats().counters, two.stats().counters);
+    assert_eq!((first.cancelled, second.cancelled, first.refused, second.refused), (1, 0, 0, 1));
+    assert_eq!(second.pairs, 3);
+    assert_eq!(second.wave_tokens.sum, second.tokens);
+    assert_eq!(second.queue_us.counts.iter().sum::<u64>(), 1);
+    // A model that goes takes nothing with it.
+    drop(one);
+    assert_eq!(logits(&two, "panda", &many(3)), want[1]);
+    assert_eq!((shared.stats().held_tokens, shared.stats().threads), (0, 2));
+}
+
+#[test]
+fn what_a_stream_keeps_is_bounded_and_what_it_does_not_keep_is_let_go() {
+    let pool = Arc::new(Pool::new(Limits { queue_tokens: 4000, ..limits(1) }).unwrap());
+    let engine = Engine::load(pool, &options(&mini_en())).unwrap();
+    let open = |keeps_texts| {
+        let completions = completions();
+        let stream = rerankd::request::Job { progressive: true, more: true, keeps_texts, ..job("q", &["a"]) };
+        engine.submit(stream, completions.clone()).map(|ticket| (ticket, completions))
+    };
+    let ((keeping, _), (flowing, completions)) = (open(true).unwrap(), open(false).unwrap());
+    let text = || vec!["bamboo ".repeat(4000)]; // 28,000 bytes: 437 tokens where it is kept
+    let kept = (0..50).take_while(|_| engine.extend(keeping, text(), 0, true).is_ok()).count();
+    assert!((8..12).contains(&kept), "{kept}");
+    for _ in 0..50 {
+        engine.extend(flowing, text(), 0, true).unwrap();
+    }
+    engine.extend(flowing, Vec::new(), 0, false).unwrap();
+    assert_eq!(collect(&completions).iter().map(|c| c.ids.len()).sum::<usize>(), 51);
+    engine.cancel(keeping);
+    assert_eq!(engine.pool().stats().held_tokens, 0);
+}
+
+#[test]
+fn windows_are_counted_before_they_are_read() {
+    let pool = Arc::new(Pool::new(Limits { queue_tokens: 20_000, ..limits(1) }).unwrap());
+    let engine = Engine::load(pool, &options(&mini_en())).unwrap();
+    let _small = engine.submit(job("q", &many(100)), completions()).unwrap();
+    let long = "bamboo ".repeat(9000); // one context, at most 512 tokens of it where it is cut
+    let with = |overflow| rerankd::request::Job { overflow, ..job("q", &[&long]) };
+    assert!(matches!(ask(&engine, with(Overflow::Chunk)), Err(Error::Overloaded(_))));
+    assert!(ask(&engine, with(Overflow::Truncate)).unwrap().truncated[0]);
 }
 
 #[test]
@@ -214,7 +279,7 @@ fn a_model_that_gives_nan_fails_its_request_and_the_engine_goes_on() {
 #[test]
 fn checkpoints_that_cannot_be_served_are_refused_in_a_sentence() {
     for name in ["modernbert", "deberta-v2"] {
-        let message = model_error(Engine::load(&options(&golden(name), 1)));
+        let message = model_error(Engine::load(pool(1), &options(&golden(name))));
         assert!(
             message.contains("config.json: model_type") && message.contains("supported: bert"),
             "{message}"
@@ -223,7 +288,7 @@ fn checkpoints_that_cannot_be_served_are_refused_in_a_sentence() {
     let refused = |test: &str, change: &dyn Fn(&std::path::Path)| {
         let directory = copy_of("bert", test);
         change(&directory);
-        model_error(Engine::load(&options(&directory, 1)))
+        model_error(Engine::load(pool(1), &options(&directory)))
     };
     let truncated = refused("truncated", &|dir| {
         let file = dir.join("model.safetensors");
@@ -254,6 +319,6 @@ fn checkpoints_that_cannot_be_served_are_refused_in_a_sentence() {
         std::fs::write(&file, text).unwrap();
     });
     assert!(layers.contains("encoder.layer.3.") && layers.contains("is missing"), "{layers}");
-    let nowhere = model_error(Engine::load(&options(std::path::Path::new("no/such/place"), 1)));
+    let nowhere = model_error(Engine::load(pool(1), &options(std::path::Path::new("no/such/place"))));
     assert!(nowhere.contains("no such directory"), "{nowhere}");
 }

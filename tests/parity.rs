@@ -18,8 +18,8 @@ fn worst(directory: &std::path::Path, file: &std::path::Path) -> f64 {
 
 /// The greatest difference from the reference, and the reference's spread.
 fn worst_in(dtype: &str, directory: &std::path::Path, file: &std::path::Path) -> (f64, f64) {
-    let options = Options { dtype: dtype.into(), emulate: true, ..options(directory, 2) };
-    let engine = Engine::load(&options).unwrap();
+    let options = Options { dtype: dtype.into(), emulate: true, ..options(directory) };
+    let engine = Engine::load(pool(2), &options).unwrap();
     let (mut worst, mut low, mut high) = (0.0f64, f64::INFINITY, f64::NEG_INFINITY);
     for case in cases(file) {
         let contexts: Vec<&str> = case.contexts.iter().map(String::as_str).collect();

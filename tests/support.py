@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rerankd.reranker import Reranker
 from rerankd.server import Server
 from rerankd.service import SERVICE
@@ -29,6 +31,7 @@ PATIENCE = 30.0
 LOCAL: dict[str, Any] = {
     "grpc": "127.0.0.1:0",
     "health": "127.0.0.1:0",
+    "metrics": "",
     "drain_seconds": 0,
     "grace_seconds": PATIENCE,
     "reflection": True,
@@ -45,6 +48,22 @@ LONG = ["a river runs through a wide green valley " * 12] * 60
 def ask(query: str = QUERY, contexts: list[str] = CONTEXTS, **options: Any) -> pb.RerankRequest:
     keyed = [pb.Context(text=text, key=f"k{at}") for at, text in enumerate(contexts)]
     return pb.RerankRequest(query=query, contexts=keyed, **options)
+
+
+class Channel:
+    """Everything that a client can ask, on one channel."""
+
+    def __init__(self, port: int) -> None:
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.rerank: Stub = rerank_pb2_grpc.RerankServiceStub(self.channel)
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)  # its stubs know no methods
+
+    async def check(self, name: str) -> int:
+        response = await self.health.Check(health_pb2.HealthCheckRequest(service=name))
+        return int(response.status)
+
+    def watch(self, name: str) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        return aiter(self.health.Watch(health_pb2.HealthCheckRequest(service=name)))
 
 
 class RunningServer:
@@ -90,6 +109,16 @@ def raw(channel: grpc.Channel, method: str) -> Callable[[bytes], Any]:
         return one
     many: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{SERVICE}/{method}")
     return lambda message: list(many(iter([message])))
+
+
+def scrape(port: int, host: str = "127.0.0.1", method: str = "GET") -> tuple[int, str, str]:
+    """What a metrics port answers: status, content type, body."""
+    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+    connection.request(method, "/metrics")
+    response = connection.getresponse()
+    answer = response.status, response.getheader("Content-Type", ""), response.read().decode()
+    connection.close()
+    return answer
 
 
 class Refusal:

@@ -157,6 +157,24 @@ async def test_a_client_that_leaves_frees_all_its_places(serve: Serve) -> None:
     await until(lambda: server.server.calls == 0)
 
 
+async def test_a_deadline_ends_what_is_still_queued(serve: Serve) -> None:
+    server = serve(threads=1)
+    reranker = server.reranker
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        call = rerank_pb2_grpc.RerankServiceStub(channel).RerankBatch(timeout=2)
+        for at in range(20):
+            await call.write(item(str(at), contexts=LONG * 2))  # no thread does these in the time
+        await until(lambda: reranker.engine.stats()["tickets"] == 20)
+        await until(lambda: reranker.engine.stats()["tickets"] == 0)
+        # What expired in the queue, or was cancelled there with its call, never reached the model.
+        stats = reranker.engine.stats()
+        assert stats["expired"] + stats["cancelled"] == 20
+        assert stats["pairs"] < 20 * len(LONG * 2)
+        await until(lambda: server.server.calls == 0)
+        assert reranker.engine.stats()["pairs"] - stats["pairs"] <= 256 // 100  # but for a wave in progress
+        call.cancel()
+
+
 async def test_a_batch_beside_a_call(stub: Stub, server: RunningServer) -> None:
     batch, alone = await asyncio.gather(
         played(stub, *(item(str(at)) for at in range(5))), stub.Rerank(ask(QUERY))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from benches import accuracy, questions, race, report
+from benches import accuracy, questions, race, report, serving
 from benches.contenders import NAMES
 from benches.corpus import WORKLOADS, Workload
 from benches.environment import MADE_BY, ROOT
@@ -165,6 +168,38 @@ def test_questions_are_the_same_every_time_and_all_different() -> None:
         assert not any("{" in context for context in contexts)
     with pytest.raises(ValueError, match="count: there are"):
         questions.groups(10_000)
+
+
+def test_cpu_is_told_apart_by_thread() -> None:
+    before = {"1 python": 100, "2 rerankd-0": 50, "3 a (b) c": 7}
+    after = {"1 python": 104, "2 rerankd-0": 90, "3 a (b) c": 8, "4 rerankd-1": 55}
+    assert serving.outside(before, after) == pytest.approx(5 / 100)
+    assert serving.outside(before, before) == 1.0  # nothing was spent: no claim that the engine did
+    worked, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        while time.thread_time() < 0.05:
+            pass
+        worked.set()
+        end.wait()
+
+    begun = serving.cpu(os.getpid())
+    thread = threading.Thread(target=work)
+    thread.start()
+    worked.wait()
+    spent = serving.cpu(os.getpid())
+    end.set()
+    thread.join()
+    key = next(key for key in spent if key.startswith(f"{thread.native_id} "))
+    assert key not in begun
+    assert spent[key] >= 3  # ticks of 10 ms
+
+
+def test_a_waves_time() -> None:
+    # 2 threads at 51,200 tokens a second together: each 25,600, which is 100 waves.
+    assert serving.wave_milliseconds(51_200, 2) == pytest.approx(10.0)
+    assert serving.milliseconds([0.001, 0.002, 0.003], 50) == pytest.approx(2.0)
+    assert np.isnan(serving.milliseconds([], 50))
 
 
 def test_the_peers_are_pinned() -> None:

@@ -277,7 +277,7 @@ def test_the_configuration_is_printed(tmp_path: Path) -> None:
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server process, and where it listens."""
-    command = [*COMMAND, "serve", "--grpc", "127.0.0.1:0", "--health", "", *arguments]
+    command = [*COMMAND, "serve", "--grpc", "127.0.0.1:0", "--health", "", "--metrics", "", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stderr is not None
         try:
@@ -347,7 +347,10 @@ def test_a_line_that_is_not_utf_8() -> None:
         (["rank", QUERY, "--device", "cuda:99"], "cuda:99"),
         (["rank", QUERY, "--target", "127.0.0.1:1"], "no answer from 127.0.0.1:1: "),
         (["models", "--target", "127.0.0.1:1"], "no answer from 127.0.0.1:1: "),
-        (["serve", "--grpc", "127.0.0.1:0", "--health", "", "--model", "no-such-model"], "'no-such-model'"),
+        (
+            ["serve", "--grpc", "127.0.0.1:0", "--health", "", "--metrics", "", "--model", "no-such-model"],
+            "'no-such-model'",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -396,12 +399,16 @@ def test_ctrl_c_is_130_and_says_nothing() -> None:
 def test_help() -> None:
     overview = ok()
     assert overview == ok("--help")
-    for command in ("serve", "rank", "compare", "models"):
+    for command in ("serve", "rank", "compare", "bench", "models"):
         assert command in overview
         assert ok(command, "--help").startswith(f"usage: rerankd {command}")
     text = ok("serve", "--help", COLUMNS="200")
-    for name in settings.declared():
+    for name in settings.of_server():
         assert settings.flag(name) in text
+    for command in ("rank", "models"):
+        text = ok(command, "--help", COLUMNS="200")
+        for name in settings.of_client():
+            assert settings.flag(name) in text
         assert settings.variable(name) in text
 
 

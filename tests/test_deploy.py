@@ -50,7 +50,7 @@ def test_the_pods_variables_and_flags_are_settings(container: Any) -> None:
 
 def test_the_pods_ports_are_the_defaults(container: Any) -> None:
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
-    assert ports == {"grpc": port("grpc"), "health": port("health")}
+    assert ports == {name: port(name) for name in ("grpc", "health", "metrics")}
     (served,) = manifest("Service")["spec"]["ports"]
     assert (served["port"], served["targetPort"]) == (port("grpc"), "grpc")
 
@@ -98,7 +98,7 @@ def test_the_image_runs_the_server_as_a_user_of_its_own() -> None:
         == manifest("Deployment")["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
     )
     (exposed,) = instruction("EXPOSE")
-    assert [int(each) for each in exposed.split()] == [port("grpc"), port("health")]
+    assert [int(each) for each in exposed.split()] == [port("grpc"), port("health"), port("metrics")]
 
 
 def test_what_the_image_copies_is_in_its_context() -> None:

@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sources import (
+    PACKAGE,
+    Sources,
+    imported,
+    imported_rooms,
+    package_modules,
+    runtime_nodes,
+    rust_code,
+    rust_room,
+    rust_sources,
+    used_rooms,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = "python/rerankd/"
-Sources = Mapping[str, str]
 Rule = Callable[[Sources], list[str]]
 
 LONGEST = 450
 
 
 def rooms(table: str) -> dict[str, set[str]]:
-    """Lines of "room: what it may import", as {room: {names}}. A long one may go on in a second line."""
+    """Lines of "room: what it may import", as {room: {names}}; several in a line, or on several."""
     found: dict[str, set[str]] = {}
-    for line in table.strip().splitlines():
+    for line in re.split("[\n;]", table.strip()):
         room, _, names = line.partition(":")
         found.setdefault(room.strip(), set()).update(names.split())
     return found
@@ -41,32 +51,51 @@ PYTHON_ROOMS = rooms("""
     samples:      errors
     table:        ranking errors
     completions:  _core ranking errors
-    reranker:     _core completions models ranking errors
+    pool:         _core errors
+    reranker:     _core completions pool models ranking errors
+    pulse:        reranker pool
     compare:      reranker samples agreement ranking errors
     compare_command: compare reranker samples table models settings knobs errors
+    pem:          errors
+    watch:
+    auth:         watch errors
+    tls:          pem watch errors
     status:       errors v1
     wire:         ranking errors v1
     outgoing:     wire ranking errors v1
     streams:      wire ranking errors v1
-    client:       outgoing streams wire ranking errors v1
-    metrics:      errors v1
-    auth:         settings errors
+    target:       pem wire ranking errors
+    client:       target outgoing streams wire ranking errors v1
+    asking:       client auth settings errors
+    observe:      v1
+    metrics:      _core observe v1
+    traces:       _core observe status v1
+    telemetry:    metrics traces observe settings errors
     http_shapes:  ranking errors
-    service:      reranker completions ranking status metrics auth errors v1
+    guard:        status v1
+    service:      reranker completions ranking status auth errors v1
     http:         reranker completions ranking http_shapes metrics auth models errors
-    server:       service http metrics auth reranker models settings status errors v1
-    bench:        client ranking errors
+    server:       guard service http telemetry metrics auth tls watch pulse reranker pool models settings
+    server:       status errors v1
+    bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors
+    bench_result: bench bench_figures; bench_load: bench bench_figures target wire ranking v1
+    bench_run:    bench bench_kinds bench_figures bench_result bench_load wire ranking errors
+    bench_server: settings errors; bench_table: table; bench_plot: bench_figures bench_result errors
+    bench_command: asking bench bench_kinds bench_load bench_result bench_run bench_server bench_plot
+    bench_command: samples ranking knobs settings errors
     pack:         models settings errors _core
-    cli:          server client bench compare_command pack reranker ranking table models settings errors _core
+    cli:          server client asking bench_command bench_table compare_command pack reranker ranking table
+    cli:          models settings errors _core
     __main__:     cli
-    __init__:     client reranker ranking errors _core
+    __init__:     client reranker pool ranking errors _core
 """)
-# The same for the crate; each file of model/ is a room. workers and engine are one thing in two files, so
-# they may name each other: the threads run what the engine holds.
+# The same for the crate; each file of model/ is a room. workers and pool are one thing in two files, so
+# they may name each other: the threads run what the pool holds.
 RUST_ROOMS = rooms("""
     error:
     batch:          error
     scheduler:      error
+    histogram:      error
     kernels:        error
     completions:    error
     weights:        error
@@ -86,112 +115,20 @@ RUST_ROOMS = rooms("""
     model:          model/config model/layers model/scratch model/head model/encoder
     model:          model/linear model/packed
     model:          kernels weights batch error
-    request:        completions scheduler tokenize error
-    workers:        engine request scheduler completions tokenize model kernels batch error
-    engine:         workers request scheduler completions tokenize model model/config model/packed
+    admission:      tokenize error
+    request:        admission completions scheduler tokenize error
+    workers:        pool request scheduler completions tokenize model kernels batch error
+    pool:           workers request scheduler admission histogram completions tokenize model kernels error
+    engine:         pool request scheduler admission completions tokenize model model/config model/packed
     engine:         batch weights device kernels error
-    py:             engine request scheduler completions tokenize device error
+    py:             engine pool histogram request scheduler completions tokenize device error
     lib:            py error
 """)
-GRPC_ROOMS = {"service", "server", "client", "metrics", "auth"}
+# target makes the clients' credentials, tls the server's, which only gRPC's own functions can. bench_load
+# measures servers, not our client: it must see codes, count connections, send bytes made before.
+GRPC_ROOMS = {"service", "guard", "server", "client", "target", "observe", "tls", "bench_load"}
 # unwrap and expect outside tests, where no Result can help: the file, and why.
 MAY_UNWRAP: dict[str, str] = {}
-
-
-# ---- reading Python ---------------------------------------------------------------------------------------
-
-
-def python_module(path: str) -> str:
-    """The module of the package that a path is: "service"; all of v1/ is "v1"."""
-    inside = path.removeprefix(PACKAGE)
-    return inside.split("/")[0].removesuffix(".py")
-
-
-def package_modules(sources: Sources) -> dict[str, ast.Module]:
-    files = {
-        path: python_module(path) for path in sources if path.startswith(PACKAGE) and path.endswith(".py")
-    }
-    return {module: ast.parse(sources[path]) for path, module in files.items() if module != "v1"}
-
-
-def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING:`, which never run."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        yield node
-        yield from runtime_nodes(node)
-
-
-def imported(tree: ast.Module) -> Iterator[str]:
-    """Dotted names of all that is imported; relative ones as from the package's root."""
-    for node in runtime_nodes(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ["rerankd" if node.level else "", node.module]))
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def imported_rooms(tree: ast.Module) -> set[str]:
-    """The package's own modules among them."""
-    inside = (name.split(".")[1] for name in imported(tree) if name.startswith("rerankd."))
-    return {name for name in inside if not name.startswith("__")}
-
-
-# ---- reading Rust -----------------------------------------------------------------------------------------
-
-OPAQUE = re.compile(
-    r"""//[^\n]* | /\*.*?\*/ | b?r(\#*)".*?"\1 | b?"(?:\\.|[^"\\])*" | b?'(?:\\[^']*|[^'\\])'""",
-    re.VERBOSE | re.DOTALL,
-)
-
-
-def rust_code(text: str) -> str:
-    """The text with comments and literals blanked, line by line as it was, and its test modules too."""
-    code = OPAQUE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
-    while test := re.search(r"#\[cfg\(test\)\]\s*(?:pub )?mod \w+\s*(;|\{)", code):
-        end = test.end()
-        depth = 1 if test[1] == "{" else 0
-        while depth:
-            brace = re.compile(r"[{}]").search(code, end)
-            assert brace is not None, "a test module that does not end"
-            depth += 1 if brace[0] == "{" else -1
-            end = brace.end()
-        code = code[: test.start()] + re.sub(r"[^\n]", " ", code[test.start() : end]) + code[end:]
-    return code
-
-
-def rust_sources(sources: Sources) -> dict[str, str]:
-    """The crate's files, as code; the files that are tests altogether left out."""
-    files = [path for path in sources if path.startswith("rust/") and path.endswith(".rs")]
-    return {path: rust_code(sources[path]) for path in files if not re.search(r"(^|[/_])tests?\.rs$", path)}
-
-
-def rust_room(path: str) -> str:
-    """ "rust/tokenize/load.rs" is of the room tokenize; of model/, each file is one."""
-    parts = path.removeprefix("rust/").removesuffix(".rs").removesuffix("/mod").split("/")
-    return "/".join(parts[:2]) if parts[0] == "model" else parts[0]
-
-
-def used_rooms(path: str, code: str, rooms: set[str]) -> set[str]:
-    """Rooms that a file names: `crate::a::b`, `crate::{a, b}`, and `super::` where that leads to one."""
-    above = path.removeprefix("rust/").removesuffix("/mod.rs").rsplit("/", 1)[:-1]
-    named = set(re.findall(r"\bcrate::((?:\w+::)*\w+)", code))
-    for group in re.findall(r"\bcrate::\{(.*?)\}\s*;", code, re.DOTALL):
-        named |= set(re.findall(r"(?:^|,)\s*((?:\w+::)*\w+)", group))
-    named |= {"::".join([*above, name]) for name in re.findall(r"\bsuper::((?:\w+::)*\w+)", code)}
-    if path.endswith("model/mod.rs"):
-        named |= {f"model::{name}" for name in re.findall(r"^\s*(?:pub )?use (\w+)::", code, re.MULTILINE)}
-    used: set[str] = set()
-    for name in named:
-        parts = name.split("::")
-        # lib.rs lends error's two names to the whole crate.
-        parts[:1] = ["error"] if parts[0] in ("Error", "Result") else parts[:1]
-        used |= {"/".join(parts[:2]), parts[0]} & rooms
-    # Of model/config, "model" was named only on the way.
-    used -= {room.split("/")[0] for room in used if "/" in room}
-    return used - {rust_room(path)}
 
 
 # ---- the rules --------------------------------------------------------------------------------------------

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from rerankd import InputError, ModelError
+from rerankd import InputError, ModelError, pulse
 from rerankd.server import Server
 from rerankd.service import SERVICE
 from rerankd.settings import Settings
 from rerankd.v1 import rerank_pb2 as pb
-from rerankd.v1 import rerank_pb2_grpc
 from support import (
     CONTEXTS,
     EMBEDDED,
     LOCAL,
     LONG,
     PATIENCE,
+    Channel,
     RunningServer,
     Serve,
-    Stub,
     ask,
     refused,
     refused_sync,
@@ -46,22 +39,6 @@ READY = ("", "rerankd.v1.RerankService", "readiness")
 
 def settings(**changes: Any) -> Settings:
     return Settings(**{**LOCAL, "threads": 1, **changes})
-
-
-class Channel:
-    """Everything that a client can ask, on one channel."""
-
-    def __init__(self, port: int) -> None:
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        self.rerank: Stub = rerank_pb2_grpc.RerankServiceStub(self.channel)
-        self.health: Any = health_pb2_grpc.HealthStub(self.channel)  # its stubs know no methods
-
-    async def check(self, name: str) -> int:
-        response = await self.health.Check(health_pb2.HealthCheckRequest(service=name))
-        return int(response.status)
-
-    def watch(self, name: str) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        return aiter(self.health.Watch(health_pb2.HealthCheckRequest(service=name)))
 
 
 @pytest.fixture
@@ -125,6 +102,26 @@ def test_what_is_no_message_is_invalid_everywhere(server: RunningServer, target:
         call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{method}")
         refusal = refused_sync(lambda: list(call(iter([b"\xff\xff"]))))
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_live_tells_of_an_engine_that_does_not_get_on(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(threads=1)
+    probe = Channel(server.server.health_port)
+    why = "planted"
+    monkeypatch.setattr(pulse, "trouble", lambda pool: why)
+
+    async def live(status: int) -> None:
+        while await probe.check("live") != status:  # noqa: ASYNC110 - it is asked for, as a probe does
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(live(NOT_SERVING), PATIENCE)
+    # Who is still served is served: it is for the probe to end it.
+    assert [await probe.check(name) for name in (*READY, "startup")] == [SERVING] * 4
+    why = ""
+    await asyncio.wait_for(live(SERVING), PATIENCE)
+    await probe.channel.close()
 
 
 async def test_the_health_port_serves_health_alone(probe: Channel) -> None:
@@ -252,91 +249,3 @@ async def test_stopping_twice_or_before_the_start_is_fine(own: Server) -> None:
     await own.stop()
     await own.stop()
     await Server(settings()).stop()
-
-
-# ---- the process ------------------------------------------------------------------------------------------
-
-
-class Process:
-    """`rerankd serve`, its log read as it comes."""
-
-    def __init__(self, *flags: str) -> None:
-        command = [sys.executable, "-m", "rerankd", "serve", "--grpc", "127.0.0.1:0"]
-        command += ["--health", "127.0.0.1:0", "--threads", "1", "--drain-seconds", "0", *flags]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.lines: list[str] = []
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._news:
-                self.lines.append(line)
-                self._news.notify_all()
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        def found() -> re.Match[str] | None:
-            return next((match for line in self.lines if (match := re.search(pattern, line))), None)
-
-        with self._news:
-            match = self._news.wait_for(found, PATIENCE)
-        assert match is not None, "".join(self.lines)
-        return match
-
-    def port(self, what: str) -> int:
-        return int(self.wait_for(rf"serving {what} on 127\.0\.0\.1:(\d+)")[1])
-
-    def end(self) -> int:
-        code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        return code
-
-
-@pytest.fixture
-def process(request: pytest.FixtureRequest) -> Iterator[Process]:
-    process = Process(*getattr(request, "param", ()))
-    yield process
-    process.process.kill()
-    process.process.wait()
-
-
-async def test_sigterm_finishes_what_is_begun_and_exits_with_0(process: Process) -> None:
-    channel = Channel(process.port("gRPC"))
-    probe = Channel(process.port("health"))
-    assert await probe.check("readiness") == SERVING
-    process.wait_for("no model was asked for: serving mini-en")
-    process.wait_for(r"loaded mini-en \(bert, revision \w+\) in .* s: cpu, f32, \w+ kernels, 1 threads")
-    watch = probe.watch("readiness")
-    assert (await anext(watch)).status == SERVING
-    stream = channel.rerank.RerankStream()
-    await stream.write(pb.RerankStreamRequest(start=ask(contexts=LONG[:4])))
-    await stream.read()
-    process.process.send_signal(signal.SIGTERM)
-    assert (await anext(watch)).status == NOT_SERVING
-    await stream.done_writing()
-    messages = []
-    while isinstance(message := await stream.read(), pb.RerankStreamResponse):
-        messages.append(message)
-    assert len(messages[-1].ranking.results) == 4
-    assert await asyncio.to_thread(process.end) == 0
-    assert not [line for line in process.lines if LONG[0][:20] in line], "a text in the log"
-    assert "Traceback" not in "".join(process.lines)
-    await channel.channel.close()
-    await probe.channel.close()
-
-
-@pytest.mark.parametrize("process", [("--drain-seconds", "3600", "--log-format", "json")], indirect=True)
-async def test_a_second_signal_stops_at_once(process: Process) -> None:
-    channel = Channel(process.port("gRPC"))
-    assert len((await channel.rerank.Rerank(ask())).results) == 4
-    process.process.send_signal(signal.SIGINT)
-    await asyncio.to_thread(process.wait_for, "SIGINT: stopping")
-    assert len((await channel.rerank.Rerank(ask())).results) == 4
-    process.process.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(process.end) == 1
-    entries = [json.loads(line) for line in process.lines if line.startswith("{")]
-    assert {"time", "level", "logger", "message"} <= entries[0].keys()
-    assert "SIGTERM: stopping at once" in [entry["message"] for entry in entries]
-    await channel.channel.close()

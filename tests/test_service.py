@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 from rerankd import Reranker, errors
-from rerankd.service import SERVICE, Guard, RerankService
+from rerankd.service import SERVICE, RerankService
 from rerankd.status import Failure
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
@@ -23,8 +21,8 @@ from support import (
     CONTEXTS,
     EMBEDDED,
     LONG,
+    PATIENCE,
     QUERY,
-    Refusal,
     RunningServer,
     Serve,
     Stub,
@@ -87,11 +85,7 @@ async def test_models_are_listed(stub: Stub, server: RunningServer) -> None:
 
 
 async def test_models_are_found_by_name(serve: Serve, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in EMBEDDED.iterdir():
-        (copy / file.name).symlink_to(file)
-    server = serve(model=("mini-en", str(copy)), threads=1)
+    server = serve(model=("mini-en", copy_of_the_embedded(tmp_path, "copy")), threads=1)
     async with grpc.aio.insecure_channel(server.target) as channel:
         stub = rerank_pb2_grpc.RerankServiceStub(channel)
         models = (await stub.ListModels(pb.ListModelsRequest())).models
@@ -100,6 +94,51 @@ async def test_models_are_found_by_name(serve: Serve, tmp_path: Path) -> None:
         assert (await stub.Rerank(ask())).model == "mini-en"
         unknown = await refused(stub.Rerank(ask(model="nobody")))
     assert "mini-en, copy" in unknown.message
+
+
+def copy_of_the_embedded(tmp_path: Path, name: str) -> str:
+    copy = tmp_path / name
+    copy.mkdir()
+    for file in EMBEDDED.iterdir():
+        (copy / file.name).symlink_to(file)
+    return str(copy)
+
+
+async def test_models_are_found_by_aliases(serve: Serve, tmp_path: Path) -> None:
+    copy = copy_of_the_embedded(tmp_path, "copy")
+    hosted = "@cf/baai/bge-reranker-base"
+    aliases = (f"{hosted}={copy}", f"small={copy}", "mine=mini-en", "mini-en=mini-en")
+    server = serve(model=("mini-en", copy), alias=aliases, threads=1)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        models = (await stub.ListModels(pb.ListModelsRequest())).models
+        assert [list(model.aliases) for model in models] == [["mine"], [hosted, "small"]]
+        for alias, name in ((hosted, "copy"), ("small", "copy"), ("mine", "mini-en")):
+            assert (await stub.Rerank(ask(model=alias))).model == name
+
+
+def test_an_alias_is_no_other_models_name(serve: Serve, tmp_path: Path) -> None:
+    copy = copy_of_the_embedded(tmp_path, "copy")
+    with pytest.raises(errors.InputError, match=r"^alias: 'copy' is another model's own name"):
+        serve(model=("mini-en", copy), alias=("copy=mini-en",), threads=1)
+    with pytest.raises(
+        errors.InputError, match=r"^alias: 'x' is to mean 'y', which is not served; models: mini-en$"
+    ):
+        serve(alias=("x=y",), threads=1)
+
+
+def test_an_alias_that_was_given_beats_one_that_a_model_has_of_itself(reranker: Reranker) -> None:
+    class Named:
+        """A reranker of which only the names matter."""
+
+        def __init__(self, name: str, *aliases: str) -> None:
+            self.name, self.aliases = name, aliases
+
+    hub: Any = Named("org/base", "base", "hosted")
+    service = RerankService(
+        [hub, reranker], max_contexts=1, max_stream_bytes=1, max_seconds=10, aliases={"hosted": reranker}
+    )
+    assert [service._find(name) for name in ("base", "hosted", "")] == [hub, reranker, hub]
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------
@@ -203,6 +242,36 @@ async def test_a_full_queue_is_unavailable_with_a_time_to_retry(serve: Serve) ->
     assert int(refusal.trailers["grpc-retry-pushback-ms"]) == refusal.retry.retry_delay.ToMilliseconds() > 0
 
 
+async def test_the_servers_own_deadline_ends_what_its_caller_would_wait_for(serve: Serve) -> None:
+    server = serve(threads=1, max_deadline_seconds=0.1)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        for timeout in (None, 2 * PATIENCE):
+            refusal = await refused(stub.Rerank(ask(contexts=LONG * 3), timeout=timeout))
+            assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert refusal.info.reason == "DEADLINE_EXCEEDED"
+        # A stream is one request: also one whose contexts are all scored, and which nobody closes.
+        stream = stub.RerankStream()
+        await stream.write(pb.RerankStreamRequest(start=ask()))
+        refusal = await refused(_read_all(stream))
+        assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        # Of a batch, each request is one.
+        batch = stub.RerankBatch()
+        for request_id in ("a", "b"):
+            await batch.write(pb.RerankBatchRequest(request_id=request_id, request=ask(contexts=LONG * 3)))
+            answer = await batch.read()
+            assert isinstance(answer, pb.RerankBatchResponse)
+            assert (answer.request_id, answer.error.reason) == (request_id, "DEADLINE_EXCEEDED")
+        await batch.done_writing()
+        assert await batch.read() is grpc.aio.EOF
+        await until(lambda: server.reranker.engine.stats()["tickets"] == 0)
+
+
+async def _read_all(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 async def test_a_deadline_ends_the_work(serve: Serve) -> None:
     server = serve(threads=1)
     async with grpc.aio.insecure_channel(server.target) as channel:
@@ -248,64 +317,9 @@ def test_a_long_message_fits_the_trailers() -> None:
     assert len(failure.to_status().SerializeToString()) * 4 / 3 + len(failure.message) < 8192
 
 
-class Faulty(rerank_pb2_grpc.RerankServiceServicer):
-    """A service of which every method fails in a way that it should not."""
-
-    async def Rerank(self, request: Any, context: Any) -> pb.RerankResponse:  # noqa: N802
-        raise ValueError("secret /etc/path")
-
-    async def ListModels(self, request: Any, context: Any) -> pb.ListModelsResponse:  # noqa: N802
-        raise KeyError("secret")
-
-    async def RerankStream(  # noqa: N802
-        self, request_iterator: AsyncIterator[Any], context: Any
-    ) -> AsyncIterator[pb.RerankStreamResponse]:
-        yield pb.RerankStreamResponse()
-        raise RuntimeError("secret")
-
-    async def RerankBatch(  # noqa: N802
-        self, request_iterator: AsyncIterator[Any], context: Any
-    ) -> AsyncIterator[pb.RerankBatchResponse]:
-        async for _ in request_iterator:
-            raise KeyError("secret")
-        yield pb.RerankBatchResponse()
-
-
-async def test_a_fault_of_ours_is_internal_and_found_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    guard = Guard()
-    server = grpc.aio.server(interceptors=[guard])
-    rerank_pb2_grpc.add_RerankServiceServicer_to_server(Faulty(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-
-    def call_all() -> list[Refusal]:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = rerank_pb2_grpc.RerankServiceStub(channel)
-            return [
-                refused_sync(lambda: stub.Rerank(ask())),
-                refused_sync(lambda: stub.ListModels(pb.ListModelsRequest())),
-                refused_sync(lambda: list(stub.RerankStream(iter([])))),
-                refused_sync(lambda: list(stub.RerankBatch(iter([pb.RerankBatchRequest()])))),
-            ]
-
-    with caplog.at_level(logging.ERROR):
-        refusals = await asyncio.to_thread(call_all)
-    for refusal in refusals:
-        assert refusal.code is grpc.StatusCode.INTERNAL
-        assert refusal.info.reason == "INTERNAL"
-        correlation_id = refusal.info.metadata["correlation_id"]
-        assert refusal.message == f"internal error, correlation id {correlation_id}"
-        (record,) = [record for record in caplog.records if correlation_id in record.getMessage()]
-        assert record.exc_info is not None
-        assert "secret" in str(record.exc_info[1])
-    await asyncio.wait_for(guard.idle(), 30)
-    assert guard.calls == 0
-    await server.stop(0)
-
-
 async def test_two_models_of_one_name_are_refused(reranker: Reranker) -> None:
     with pytest.raises(errors.InputError, match="two models are called 'mini-en'"):
-        RerankService([reranker, reranker], max_contexts=10)
+        RerankService([reranker, reranker], max_contexts=10, max_stream_bytes=1, max_seconds=10)
 
 
 def test_an_unknown_method_is_unimplemented(server: RunningServer) -> None:

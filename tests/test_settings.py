@@ -134,9 +134,20 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, says:
         ("max_message_bytes", "0"),
         ("max_message_bytes", "16 MB"),
         ("max_message_bytes", "2GiB"),
+        ("metrics", "50053"),
+        ("otlp_endpoint", "localhost:4317"),
+        ("otlp_endpoint", "grpc://localhost:4317"),
+        ("otlp_endpoint", "http://localhost:4317/v1/traces"),
+        ("trace_ratio", "1.1"),
+        ("trace_ratio", "-0.1"),
+        ("trace_ratio", "nan"),
         ("drain_seconds", "-1"),
         ("drain_seconds", "inf"),
         ("drain_seconds", "nan"),
+        ("max_deadline_seconds", "0"),
+        ("max_deadline_seconds", "none"),
+        ("tls_cert", " "),
+        ("token_file", "tokens\0"),
         ("log_level", "INFO"),
         ("model", "mini-en,,x"),
         ("model", " "),
@@ -166,6 +177,8 @@ def test_what_is_not_legal_names_the_knob_the_source_and_what_is(name: str, text
         "max_message_bytes = 16.5",
         "max_message_bytes = true",
         "log_level = 1",
+        "token_file = ['tokens']",
+        "tls_key = false",
     ],
 )
 def test_a_value_of_the_wrong_type_in_the_file(tmp_path: Path, line: str) -> None:
@@ -181,6 +194,11 @@ def test_a_value_of_the_wrong_type_in_the_file(tmp_path: Path, line: str) -> Non
         ("grpc", "[::]:50051", "[::]:50051"),
         ("grpc", "rerankd.example:0", "rerankd.example:0"),
         ("health", "", ""),
+        ("metrics", "", ""),
+        ("otlp_endpoint", "", ""),
+        ("otlp_endpoint", "https://collector.example:4317", "https://collector.example:4317"),
+        ("otlp_endpoint", "http://[::1]:4317", "http://[::1]:4317"),
+        ("trace_ratio", "0.05", 0.05),
         ("device", "cuda:1", "cuda:1"),
         ("max_message_bytes", "64KiB", 65536),
         ("max_message_bytes", "1 GiB", 1 << 30),
@@ -189,6 +207,9 @@ def test_a_value_of_the_wrong_type_in_the_file(tmp_path: Path, line: str) -> Non
         ("reflection", "1", True),
         ("reflection", "false", False),
         ("queue_tokens", "2_000_000", 2_000_000),
+        ("max_deadline_seconds", "0.5", 0.5),
+        ("token_file", "/run/secrets/my tokens", "/run/secrets/my tokens"),
+        ("token_file", "", ""),
     ],
 )
 def test_what_is_legal(name: str, text: str, value: object) -> None:
@@ -201,8 +222,56 @@ def test_settings_made_in_python_are_checked_too() -> None:
         Settings(threads=0)
     with pytest.raises(InputError, match=r"health: .* is gRPC's own address"):
         Settings(grpc="127.0.0.1:5", health="127.0.0.1:5")
+    for name in ("grpc", "health"):
+        with pytest.raises(InputError, match=r"metrics: .* is taken already"):
+            Settings(**{name: "127.0.0.1:5", "metrics": "127.0.0.1:5"})  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().threads = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ("tls_cert", "tls_key"),
+        ("tls_key", "tls_cert"),
+        ("tls_client_ca", "tls_cert"),
+        ("target_key", "target_cert"),
+    ],
+)
+def test_a_file_that_is_of_no_use_alone(given: str, missing: str) -> None:
+    with pytest.raises(InputError, match=f"^{given}: is of no use without {missing}; give that file too$"):
+        resolve(environ={settings.variable(given): "file.pem"})
+
+
+def test_a_server_and_a_client_have_flags_of_their_own() -> None:
+    assert set(settings.of_server()) | set(settings.of_client()) == set(settings.declared())
+    assert not set(settings.of_server()) & set(settings.of_client())
+    assert {"tls_cert", "token_file"} <= set(settings.of_server())
+    assert {"target_ca", "target_token_file"} <= set(settings.of_client())
+
+
+def test_aliases_name_models() -> None:
+    flags = ("--model", "a/b", "--model", "c", "--alias", "x=a/b", "--alias", "@cf/y=c")
+    made = resolve(*flags)[0]
+    assert made.aliases(made.model) == {"x": "a/b", "@cf/y": "c"}
+    variables = {"RERANKD_ALIAS": "x=mini-en,y=mini-en"}
+    assert resolve(environ=variables)[0].aliases(["mini-en"]) == {"x": "mini-en", "y": "mini-en"}
+
+
+@pytest.mark.parametrize(
+    ("alias", "message"),
+    [
+        (("x=a", "x=a"), "'x' is given twice; each name means one model"),
+        (("x=b",), "'x' is to mean 'b', which is not served; models: a"),
+        (("x",), r"\('x',\) .* is not legal; it must be names of models, as NAME=MODEL"),
+        (("=a",), "is not legal"),
+        (("x=",), "is not legal"),
+        (("x y=a",), "is not legal"),
+    ],
+)
+def test_a_bad_alias_is_refused(alias: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=f"^alias: .*{message}"):
+        Settings(model=("a",), alias=alias)
 
 
 def test_only_some_flags() -> None:
@@ -219,9 +288,14 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "grpc": st.integers(0, 65535).map(lambda port: f"[::1]:{port}"),
     "health": st.just("") | st.integers(0, 65535).map(lambda port: f"localhost:{port}"),
     "reflection": st.booleans(),
+    "otlp_endpoint": st.just("") | st.integers(0, 65535).map(lambda port: f"http://localhost:{port}"),
+    "trace_ratio": st.floats(0, 1),
     "max_message_bytes": st.integers(1, (1 << 31) - 1),
     "grace_seconds": st.floats(0, 86400),
     "log_format": st.sampled_from(["text", "json"]),
+    "max_deadline_seconds": st.floats(0.001, 86400),
+    "token_file": st.sampled_from(["", "/run/secrets/my tokens", 'a "b" \\ é # c', "C:\\tokens"]),
+    "target_tls": st.booleans(),
 }
 
 

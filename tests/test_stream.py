@@ -180,6 +180,54 @@ async def test_a_client_that_does_not_read_loses_nothing(server: RunningServer) 
     assert len(messages[-1].ranking.results) == 80
 
 
+async def test_a_fast_writer_is_held_back_and_not_refused(serve: Serve) -> None:
+    server = serve(threads=1, queue_tokens=4000)
+    engine = server.reranker.engine
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        call = stub.RerankStream()
+        await call.write(start(LONG[:1]))
+        writing = asyncio.create_task(_write_all(call, 30))
+        seen = 0
+        messages: list[pb.RerankStreamResponse] = []
+        while (message := await call.read()) is not grpc.aio.EOF:
+            assert isinstance(message, pb.RerankStreamResponse)
+            messages.append(message)
+            waiting = engine.stats()["queue_tokens"]
+            seen = max(seen, waiting)
+        await writing
+    # 601 contexts of more than 100 tokens: no queue of 4000 tokens would let them in at once.
+    assert sorted(scored(messages)) == list(range(601))
+    assert 0 < seen < 4000
+    assert engine.stats()["refused"] == 0
+    await until(lambda: engine.stats()["tickets"] == 0)
+
+
+async def _write_all(call: Any, count: int) -> None:
+    for _ in range(count):
+        await call.write(more(*LONG[:20]))
+    await call.done_writing()
+
+
+async def test_what_a_stream_asks_back_is_bounded(serve: Serve) -> None:
+    server = serve(threads=1, queue_tokens=1000, max_contexts=100_000)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        other = stub.RerankStream()  # alone, a stream may keep what it likes
+        await other.write(start(CONTEXTS[:1]))
+        await other.read()
+        call = stub.RerankStream()
+        await call.write(start([], return_text=True))
+        writing = asyncio.create_task(_write_all(call, 60))
+        refusal = await refused(_rest(call))
+        writing.cancel()
+        await asyncio.wait([writing])
+        other.cancel()
+    assert refusal.code is grpc.StatusCode.UNAVAILABLE
+    assert "this message's" in refusal.message
+    await until(lambda: server.reranker.engine.stats()["tickets"] == 0)
+
+
 async def test_two_streams_on_one_channel_do_not_mix(stub: Stub) -> None:
     one, two = await asyncio.gather(
         played(stub, start(CONTEXTS[:2]), more(CONTEXTS[2])),
@@ -188,3 +236,19 @@ async def test_two_streams_on_one_channel_do_not_mix(stub: Stub) -> None:
     by_text = {CONTEXTS[at]: result.score for at, result in scored(one).items()}
     order = [*CONTEXTS[2:], *CONTEXTS[:2]]
     assert {order[at]: result.score for at, result in scored(two).items()}.items() >= by_text.items()
+
+
+def test_the_limit_on_a_streams_bytes_counts_all_its_messages(serve: Serve) -> None:
+    messages = [start(CONTEXTS[:1]), more("a" * 400), more("b" * 400)]
+    sizes = sum(message.ByteSize() for message in messages)
+    for limit in (sizes, sizes - 1, messages[0].ByteSize() - 1):
+        server = serve(max_stream_bytes=limit, threads=1)
+        with grpc.insecure_channel(server.target) as channel:
+            stub = rerank_pb2_grpc.RerankServiceStub(channel)
+            if limit == sizes:
+                assert len(list(stub.RerankStream(iter(messages)))[-1].ranking.results) == 3
+                continue
+            refusal = refused_sync(lambda: list(stub.RerankStream(iter(messages))))  # noqa: B023 - called here
+            assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert refusal.field == "contexts"
+            assert f"at most {limit} bytes are taken from one stream" in refusal.message

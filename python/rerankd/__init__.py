@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rerankd.errors import RerankdError as RerankdError
     from rerankd.errors import UnknownModelError as UnknownModelError
     from rerankd.errors import UnreachableError as UnreachableError
+    from rerankd.pool import Pool as Pool
     from rerankd.ranking import Ranking as Ranking
     from rerankd.ranking import Result as Result
     from rerankd.ranking import Timing as Timing
@@ -34,6 +35,7 @@ _HOME = {
     "__version__": "_core",
     "AsyncClient": "client",
     "Client": "client",
+    "Pool": "pool",
     "RankStream": "completions",
     "Ranking": "ranking",
     "Reranker": "reranker",

@@ -17,8 +17,31 @@ def pack(directory: str, out: str, *, dtype: str, kernels: str, emulate: bool) -
     """
 
 @final
+class Pool:
+    """Threads, and the queue that they work off, for any number of engines.
+
+    threads: None: as many as the cgroup quota and the affinity mask leave. wave_tokens: tokens computed at
+    one go. queue_tokens: tokens that requests may hold together before one is refused. Raises InputError,
+    DeviceError.
+    """
+
+    def __new__(cls, *, threads: int | None, wave_tokens: int, queue_tokens: int) -> Pool: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def queue_bytes(self) -> int:
+        """The most memory that requests take together, from their messages to their answers; in bytes."""
+    def stats(self) -> dict[str, int]:
+        """Gauges: queue_tokens (that wait), held_tokens (that requests were admitted for and hold until they
+        are answered), tickets (requests), threads (alive: fewer than there were means a fault that nothing
+        could catch), oldest_step_ms (how long the step has been going on that is the longest in work, 0 where
+        all threads are idle; no step is more than a wave, so one of minutes is stuck, whatever the load)."""
+    def close(self) -> None:
+        """Stops the threads after the steps they are in; what is queued fails with OverloadedError."""
+
+@final
 class Engine:
-    """A loaded checkpoint and the threads that run it.
+    """A loaded checkpoint, run by a pool's threads beside the pool's others.
 
     Raises ModelError where the checkpoint can't be served, DeviceError where the machine can't run what is
     asked.
@@ -27,15 +50,13 @@ class Engine:
     def __new__(
         cls,
         directory: str,
+        pool: Pool,
         *,
         device: str,
         dtype: str,
-        threads: int | None,
         kernels: str,
         emulate: bool,
         max_tokens: int | None,
-        wave_tokens: int,
-        queue_tokens: int,
     ) -> Engine: ...
     @property
     def architecture(self) -> str:
@@ -50,13 +71,19 @@ class Engine:
         """The instruction set chosen for this machine and dtype: "avx2", "avx512", "avx512-vnni", ..."""
     @property
     def threads(self) -> int:
-        """Compute threads; where None was given, as many as the cgroup quota and the affinity mask leave."""
+        """The pool's compute threads."""
     @property
     def max_tokens(self) -> int:
         """Tokens per pair, special tokens included."""
     @property
     def revision(self) -> str:
         """A digest that tells this checkpoint from another of the same name."""
+    @property
+    def arena_bytes(self) -> int:
+        """The most memory that the pool's threads need for this model, beside its weights; in bytes."""
+    @property
+    def window(self) -> int:
+        """Tokens that should wait of a stream at a time: enough to keep all threads busy, little to hold."""
     def submit(
         self,
         completions: Completions,
@@ -70,24 +97,37 @@ class Engine:
         budget_ms: int | None = None,
         progressive: bool = False,
         more: bool = False,
+        key_bytes: int = 0,
+        keeps_texts: bool = True,
     ) -> int:
         """Queues a query's contexts and returns at once with a ticket.
 
         One completion with `last` set follows for each ticket; a progressive one is preceded by a completion
         per wave. `more` leaves the ticket open for `extend`. overflow: truncate, truncate_context, chunk,
-        reject. priority: interactive, batch. Raises InputError, OverloadedError.
+        reject. priority: interactive, batch. What the caller keeps until the end counts for admission:
+        key_bytes of keys, and the texts where keeps_texts. Raises InputError, OverloadedError.
         """
-    def extend(self, ticket: int, contexts: Sequence[str], *, more: bool) -> None:
-        """Adds contexts to an open ticket; ids run on. `more=False` closes it. A finished one ignores it."""
+    def extend(self, ticket: int, contexts: Sequence[str], *, more: bool, key_bytes: int = 0) -> None:
+        """Adds contexts to an open ticket; ids run on. `more=False` closes it. A finished one ignores it.
+
+        It is for the caller to keep `waiting` about `window`. Raises InputError, and OverloadedError where
+        what the caller keeps of them is too much.
+        """
+    def waiting(self, ticket: int) -> int:
+        """The ticket's tokens that wait to be tokenized or computed; 0 for one that has ended."""
     def cancel(self, ticket: int) -> None:
         """Frees the ticket's place at once; nothing more of it is completed. Unknown tickets are ignored."""
     def drain(self) -> None:
         """From now on `submit` raises OverloadedError; what is queued is still served."""
     def close(self) -> None:
-        """Stops the threads after the waves they are in; what is queued fails with OverloadedError."""
+        """Refuses what is new; what is queued fails with OverloadedError. The pool goes on."""
     def stats(self) -> dict[str, int]:
-        """Gauges (queue_tokens, tickets) and counters since the start (waves, pairs, tokens, cancelled,
-        expired, refused, failed)."""
+        """This model's gauges (queue_tokens: that wait; tickets) and counters since it was loaded (waves,
+        pairs, tokens, cancelled, expired, refused, failed)."""
+    def histograms(self) -> dict[str, tuple[list[int], list[int], int]]:
+        """Since it was loaded: wave_tokens (tokens per wave), queue_us (microseconds a request waited for its
+        first wave, less tokenizing). Each: the buckets' largest values, ascending; how many were in each
+        bucket, and last of all above them; the sum."""
 
 @final
 class Completions:

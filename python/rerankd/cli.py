@@ -1,4 +1,4 @@
-"""The `rerankd` command: serve, rank, compare, models.
+"""The `rerankd` command: serve, rank, compare, bench, pack, models.
 
 Exit codes: 0; 2 for a mistake of usage or input; 1 for all else that failed; 130 for Ctrl-C.
 """
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from rerankd import compare_command, models, pack, settings, table
+from rerankd import asking, bench_command, bench_table, compare_command, models, pack, settings, table
 from rerankd.errors import InputError, RerankdError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    settings.quiet_grpc()
     try:
         code: int = arguments.run(arguments)
         return code or _flushed()
@@ -109,7 +110,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="serve models over gRPC", description=_SERVE_ABOUT)
-    settings.add_arguments(serve)
+    settings.add_arguments(serve, only=settings.of_server())
     serve.add_argument(
         "--print-config", action="store_true", help="print the settings, and where each comes from, and stop"
     )
@@ -119,7 +120,7 @@ def _parser() -> _Parser:
         "rank", help="rank lines of text", description=_RANK_ABOUT, epilog=_RANK_OUTPUT
     )
     _add_rank_arguments(rank)
-    settings.add_arguments(rank, only=_LOCAL)
+    settings.add_arguments(rank, only=(*_LOCAL, *settings.of_client()))
     rank.set_defaults(run=_rank, parser=rank)
 
     compare = commands.add_parser(
@@ -132,6 +133,15 @@ def _parser() -> _Parser:
     settings.add_arguments(compare, only=_LOCAL)
     compare.set_defaults(run=_compare)
 
+    bench = commands.add_parser(
+        "bench",
+        help="put a server under load",
+        description=bench_command.ABOUT,
+        epilog=bench_command.OUTPUT,
+    )
+    bench_command.add_arguments(bench)
+    bench.set_defaults(run=_bench)
+
     packing = commands.add_parser(
         "pack", help="save a checkpoint as the kernels take it", description=pack.ABOUT
     )
@@ -142,7 +152,8 @@ def _parser() -> _Parser:
     listing = commands.add_parser(
         "models", help="list the models that are embedded, cached, served", description=_MODELS_ABOUT
     )
-    _add_target(listing)
+    asking.add_arguments(listing)
+    settings.add_arguments(listing, only=settings.of_client())
     listing.add_argument("--json", action="store_true", help="one JSON object: embedded, cached, served")
     listing.set_defaults(run=_models)
     return parser
@@ -164,14 +175,7 @@ def _add_rank_arguments(parser: argparse.ArgumentParser) -> None:
         "truncate_context from the context alone; chunk reads it in windows; reject refuses",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_target(parser)
-
-
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", metavar="HOST:PORT", help="ask this server")
-    parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS", help="for the server's answer; default: 60"
-    )
+    asking.add_arguments(parser)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -185,6 +189,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _rank(arguments: argparse.Namespace) -> int:
+    asking.refuse_without_target(arguments)
     numbers, texts = _read_lines(arguments.file, "the candidates, one per line")
     try:
         ranking = _ranked_there(arguments, texts) if arguments.target else _ranked_here(arguments, texts)
@@ -237,9 +242,7 @@ def _ranked_there(arguments: argparse.Namespace, texts: list[str]) -> Ranking:
     limit = resolved.max_tokens if sources["max_tokens"] == settings.flag("max_tokens") else None
     if len(model) > 1:
         raise InputError("model", f"one model ranks, and here are {len(model)}")
-    from rerankd.client import Client  # noqa: PLC0415
-
-    with Client(arguments.target, timeout=arguments.timeout) as client:
+    with asking.client(arguments) as client:
         return client.rank(
             arguments.query, texts, **_options(arguments), max_tokens=limit, model=model[0] if model else None
         )
@@ -255,12 +258,20 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(dataclasses.asdict(comparison))
         return 0
-    screen = _screen()
-    if not sys.stdout.isatty():
-        screen = dataclasses.replace(screen, columns=1000, colour=False)
-    for line in compare_command.lines(comparison, screen):
+    for line in compare_command.lines(comparison, _screen_or_pipe()):
         print(line)
     return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    read = _read_lines(arguments.file, "the queries, a JSON object per line") if arguments.file else ([], [])
+    result = bench_command.run(arguments, *read)
+    if arguments.json == "-":
+        _print_json(dataclasses.asdict(result))
+    else:
+        for line in bench_table.lines(result, _screen_or_pipe()):
+            print(line)
+    return 130 if result.interrupted else 0
 
 
 def _read_lines(file: str, what: str) -> tuple[list[int], list[str]]:
@@ -326,6 +337,7 @@ def _print_ranking(arguments: argparse.Namespace, ranking: Ranking, texts: list[
 
 
 def _models(arguments: argparse.Namespace) -> int:
+    asking.refuse_without_target(arguments)
     embedded, cached = models.embedded(), models.cached()
     served = None if arguments.target is None else _served(arguments)
     if arguments.json:
@@ -352,9 +364,7 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _served(arguments: argparse.Namespace) -> list[ServedModel]:
-    from rerankd.client import Client  # noqa: PLC0415
-
-    with Client(arguments.target, timeout=arguments.timeout) as client:
+    with asking.client(arguments) as client:
         return client.list_models()
 
 
@@ -374,6 +384,12 @@ def _default_mark(is_default: bool) -> str:
 def _screen() -> table.Screen:
     columns = shutil.get_terminal_size().columns
     return table.Screen.of(columns, sys.stdout.encoding, colour=settings.colour_allowed())
+
+
+def _screen_or_pipe() -> table.Screen:
+    """The terminal; for a pipe, a screen that cuts nothing."""
+    screen = _screen()
+    return screen if sys.stdout.isatty() else dataclasses.replace(screen, columns=1000, colour=False)
 
 
 def _print_json(value: object) -> None:

@@ -7,20 +7,20 @@ target, leave out a server whose health says NOT_SERVING, and are tried again wh
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
 
 from rerankd import outgoing, wire
 from rerankd.errors import RerankdError
-from rerankd.ranking import Options, Passages, Ranking, deadline_after
+from rerankd.ranking import Options, Passages, Ranking
 from rerankd.streams import AsyncClientStream, ClientStream
+from rerankd.target import SERVICE_CONFIG, Target
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1.rerank_pb2_grpc import RerankServiceStub
 from rerankd.wire import RankRequest, ServedModel
@@ -39,96 +39,30 @@ __all__ = [
     "ServedModel",
 ]
 
-DEFAULT_TARGET: Final = "localhost:50051"
-
-_SERVICE: Final = "rerankd.v1.RerankService"
-
-SERVICE_CONFIG: Final = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "healthCheckConfig": {"serviceName": _SERVICE},
-        "methodConfig": [
-            {
-                "name": [{"service": _SERVICE}],
-                "retryPolicy": {
-                    "maxAttempts": 3,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 2,
-                    # CANCELLED is what a call gets that a stopping server's core took and Python had not yet.
-                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-                },
-            }
-        ],
-        # Where more than a third of the calls fail for long, trying again only adds to the load.
-        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
-    }
-)
-"""For clients in other languages too: gRPC's own JSON, as `grpc.service_config` takes it."""
-
 _T = TypeVar("_T")
-_DETAILS_KEY: Final = "grpc-status-details-bin"
 
 
-class _Target:
-    """What both clients share: whom to ask, the defaults, how errors are told."""
-
-    def __init__(
-        self,
-        target: str = DEFAULT_TARGET,
-        *,
-        model: str = "",
-        timeout: float | None = 60.0,
-        max_message_bytes: int = 16 << 20,
-        options: Sequence[tuple[str, Any]] = (),
-    ) -> None:
-        deadline_after(timeout)
-        self._target = target
-        self._model = model
-        self._timeout = timeout
-        self._channel_options = [
-            ("grpc.service_config", SERVICE_CONFIG),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            # A call larger than this buffer is not tried again, and gRPC's own default is 256 KiB.
-            ("grpc.per_rpc_retry_buffer_size", max_message_bytes + (64 << 10)),
-            *options,
-        ]
-        self._open()
-
-    def _open(self) -> None:
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._target!r})"
-
-    def _seconds(self, timeout: float | None) -> float | None:
-        deadline_after(timeout)
-        return self._timeout if timeout is None else timeout
-
-    def _named(self, model: str | None) -> str:
-        return self._model if model is None else model
-
-    def _error(self, error: grpc.RpcError) -> RerankdError:
-        call = cast(grpc.Call, error)
-        details = next((value for key, value in call.trailing_metadata() or () if key == _DETAILS_KEY), b"")
-        code: int = call.code().value[0]
-        return wire.error(code, call.details() or "", cast(bytes, details), self._target)
-
-
-class Client(_Target):
+class Client(Target):
     """A server, asked from any thread. Nothing is connected before the first call; `close`, or leaving it as
     a context manager, ends the connections.
 
     target: "host:port", or any name that gRPC resolves ("dns:///rerankd:50051", "unix:/run/rerankd.sock").
+    tls: speak TLS, by the authorities that gRPC knows of itself. `ca`, a file in PEM of those to trust
+    instead, says so too, and so do `cert` and `key`, files in PEM for a server that wants to know us.
+    token: a bearer token, or what gives the one of the day, asked before every call.
     model: a served name, for calls that give none; "" for the server's default.
     timeout: seconds, for `rank` and `list_models` where they give none; None: no limit. Streams have only
     their own.
     max_message_bytes: of one message, sent or received. options: further channel options, as gRPC has them.
+
+    Raises InputError for a file that can't be read or used.
     """
 
     def _open(self) -> None:
-        self._channel = grpc.insecure_channel(self._target, self._channel_options)
+        if self._credentials is None:
+            self._channel = grpc.insecure_channel(self._target, self._channel_options)
+        else:
+            self._channel = grpc.secure_channel(self._target, self._credentials, self._channel_options)
         self._stub = RerankServiceStub(self._channel)
 
     def rank(  # noqa: PLR0917 - the contract's signature
@@ -157,7 +91,7 @@ class Client(_Target):
         options = Options(top_k, score, overflow, return_text, min_score, budget_ms, max_tokens, priority)
         message = wire.request(query, Passages.read(contexts), options, self._named(model))
         try:
-            return wire.ranking(self._stub.Rerank(message, timeout=self._seconds(timeout)))
+            return wire.ranking(self._stub.Rerank(message, **self._call(self._seconds(timeout))))
         except grpc.RpcError as error:
             raise self._error(error) from error
 
@@ -184,7 +118,7 @@ class Client(_Target):
         """
         options = Options(top_k, score, overflow, return_text, min_score, budget_ms, max_tokens, priority)
         sent = outgoing.Feed(outgoing.stream(query, contexts, options, self._named(model)))
-        call: Any = self._stub.RerankStream(sent, timeout=_own(timeout))
+        call: Any = self._stub.RerankStream(sent, **self._call(timeout))
         sent.attach(call)
         return ClientStream(self._answers(call, sent), call.cancel)
 
@@ -201,7 +135,7 @@ class Client(_Target):
         numbered = ((at, item) for at, item in enumerate(requests))
         messages = (outgoing.batched(at, item, self._model, rejected) for at, item in numbered)
         sent = outgoing.Feed(message for message in messages if message is not None)
-        call: Any = self._stub.RerankBatch(sent, timeout=_own(timeout))
+        call: Any = self._stub.RerankBatch(sent, **self._call(timeout))
         sent.attach(call)
         try:
             for answer in self._answers(call, sent):
@@ -214,7 +148,9 @@ class Client(_Target):
     def list_models(self, *, timeout: float | None = None) -> list[ServedModel]:
         """What is served, and its limits. Raises as `rank`."""
         try:
-            return wire.models(self._stub.ListModels(pb.ListModelsRequest(), timeout=self._seconds(timeout)))
+            return wire.models(
+                self._stub.ListModels(pb.ListModelsRequest(), **self._call(self._seconds(timeout)))
+            )
         except grpc.RpcError as error:
             raise self._error(error) from error
 
@@ -274,7 +210,7 @@ def _until_ended() -> Iterator[None]:
         raise outgoing.CallEndedError from error
 
 
-class AsyncClient(_Target):
+class AsyncClient(Target):
     """As Client, on an event loop: that which runs at its first call. Contexts and requests may come from
     asynchronous iterables too. A cancelled task cancels its call."""
 
@@ -302,7 +238,7 @@ class AsyncClient(_Target):
         options = Options(top_k, score, overflow, return_text, min_score, budget_ms, max_tokens, priority)
         message = wire.request(query, Passages.read(contexts), options, self._named(model))
         try:
-            return wire.ranking(await self._stub.Rerank(message, timeout=self._seconds(timeout)))
+            return wire.ranking(await self._stub.Rerank(message, **self._call(self._seconds(timeout))))
         except grpc.RpcError as error:
             raise self._error(error) from error
 
@@ -325,7 +261,7 @@ class AsyncClient(_Target):
         """As Client.rank_stream; an iterator of contexts is read on the loop."""
         options = Options(top_k, score, overflow, return_text, min_score, budget_ms, max_tokens, priority)
         messages = outgoing.async_stream(query, contexts, options, self._named(model))
-        call: Any = self._stub.RerankStream(timeout=_own(timeout))
+        call: Any = self._stub.RerankStream(**self._call(timeout))
         sent = outgoing.AsyncFeed(_Writer(call), messages)
         return AsyncClientStream(self._answers(call, sent), sent.cancel)
 
@@ -346,7 +282,7 @@ class AsyncClient(_Target):
                 if message is not None:
                     yield message
 
-        call: Any = self._stub.RerankBatch(timeout=_own(timeout))
+        call: Any = self._stub.RerankBatch(**self._call(timeout))
         sent = outgoing.AsyncFeed(_Writer(call), messages())
         try:
             async for answer in self._answers(call, sent):
@@ -361,7 +297,7 @@ class AsyncClient(_Target):
     async def list_models(self, *, timeout: float | None = None) -> list[ServedModel]:
         """As Client.list_models."""
         try:
-            call = self._stub.ListModels(pb.ListModelsRequest(), timeout=self._seconds(timeout))
+            call = self._stub.ListModels(pb.ListModelsRequest(), **self._call(self._seconds(timeout)))
             return wire.models(await call)
         except grpc.RpcError as error:
             raise self._error(error) from error
@@ -397,14 +333,14 @@ class AsyncClient(_Target):
     def _stub(self) -> RerankServiceAsyncStub:
         # A channel belongs to the loop that runs when it is made.
         if self._made_stub is None:
-            self._channel = grpc.aio.insecure_channel(self._target, self._channel_options)
+            if self._credentials is None:
+                self._channel = grpc.aio.insecure_channel(self._target, self._channel_options)
+            else:
+                self._channel = grpc.aio.secure_channel(
+                    self._target, self._credentials, self._channel_options
+                )
             self._made_stub = RerankServiceStub(self._channel)
         return self._made_stub
-
-
-def _own(timeout: float | None) -> float | None:
-    deadline_after(timeout)
-    return timeout
 
 
 def _drained(queue: deque[_T]) -> Iterator[_T]:

@@ -72,8 +72,9 @@ class RankStream:
 
     Iterate over it for lists of results: each context once, in the order computed, whatever top_k and
     min_score. After `close`, the iteration ends when all is scored, and `ranking` holds the whole. Nothing
-    waits but the iteration, so one task can push contexts while another iterates. Used as an async context
-    manager, it frees its place in the engine on the way out; else call `cancel` where it is left unfinished.
+    waits but the iteration and `room`, so one task can push contexts while another iterates. Used as an async
+    context manager, it frees its place in the engine on the way out; else call `cancel` where it is left
+    unfinished.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class RankStream:
         self._error: BaseException | None = None
         self._ranking: Ranking | None = None
         self._news = asyncio.Event()
+        self._moved = asyncio.Event()
 
     def __len__(self) -> int:
         """Contexts pushed so far."""
@@ -106,6 +108,17 @@ class RankStream:
         if self._ranking is None:
             raise RuntimeError("the ranking is known when the iteration has ended")
         return self._ranking
+
+    async def room(self) -> None:
+        """Returns when less waits of what was pushed than keeps the threads busy: time to push more.
+
+        Who waits for it before each push of a few contexts has the engine hold a bounded part of a long
+        stream: its writer is held back, and not refused.
+        """
+        while self._ticket is not None and self._engine.waiting(self._ticket) >= self._engine.window:
+            # More waits, so more completions come, and each brings news.
+            self._moved.clear()
+            await self._moved.wait()
 
     def push(self, contexts: object) -> None:
         """Adds contexts, strings or mappings as in Reranker.rank; ids run on.
@@ -143,6 +156,7 @@ class RankStream:
         if self._ranking is None and self._error is None:
             self._error = error
         self._news.set()
+        self._moved.set()
 
     def cancel(self) -> None:
         """Frees the stream's place in the engine. To be called where the iteration is given up."""
@@ -186,6 +200,7 @@ class RankStream:
             if self._error is None:
                 self._finish()
         self._news.set()
+        self._moved.set()
 
     def _finish(self) -> None:
         self._ranking = self._tally.ranking()

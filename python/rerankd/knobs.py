@@ -71,17 +71,20 @@ def size() -> Kind:
     return Kind("BYTES", "a number of bytes from 1 to 2 GiB less one, as 65536, 64KiB or 16MiB", parse, show)
 
 
-def seconds() -> Kind:
+def seconds(low: float = 0) -> Kind:
     def parse(raw: object) -> float:
         if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
             raise ValueError
         value = float(raw)
-        if not (math.isfinite(value) and 0 <= value <= 86400):
+        if not (math.isfinite(value) and low <= value <= 86400):
             raise ValueError
         return value
 
     return Kind(
-        "SECONDS", "a number of seconds from 0 to 86400", parse, lambda value: repr(value).removesuffix(".0")
+        "SECONDS",
+        f"a number of seconds from {low:g} to 86400",
+        parse,
+        lambda value: repr(value).removesuffix(".0"),
     )
 
 
@@ -108,6 +111,41 @@ def address(optional: bool = False) -> Kind:
     return Kind("HOST:PORT", legal + (', or "" for none' if optional else ""), parse)
 
 
+def file() -> Kind:
+    """A path; whether the file is there, and fit, is for whoever reads it to say."""
+
+    def parse(raw: object) -> str:
+        if not isinstance(raw, str) or "\0" in raw or raw != raw.strip():
+            raise ValueError
+        return raw
+
+    return Kind("FILE", 'a file\'s path, or "" for none', parse)
+
+
+def endpoint() -> Kind:
+    def parse(raw: object) -> str:
+        if raw == "":
+            return ""
+        scheme, _, rest = raw.partition("://") if isinstance(raw, str) else ("", "", "")
+        if scheme not in ("http", "https"):
+            raise ValueError
+        return f"{scheme}://{address().parse(rest)}"
+
+    return Kind("URL", 'http://HOST:PORT, https://HOST:PORT with TLS, or "" for none', parse)
+
+
+def fraction() -> Kind:
+    def parse(raw: object) -> float:
+        if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
+            raise ValueError
+        value = float(raw)
+        if not 0 <= value <= 1:
+            raise ValueError
+        return value
+
+    return Kind("FRACTION", "a number from 0 to 1", parse, lambda value: repr(value).removesuffix(".0"))
+
+
 def switch() -> Kind:
     def parse(raw: object) -> bool:
         if isinstance(raw, bool):
@@ -130,6 +168,19 @@ def names() -> Kind:
         return tuple(name.strip() for name in names)
 
     return Kind("MODEL", "names, none of them empty", parse, ",".join)
+
+
+def aliases() -> Kind:
+    """Names for models, each as NAME=MODEL, lists as `names` has them."""
+    each = names()
+
+    def parse(raw: object) -> tuple[str, ...]:
+        parsed: tuple[str, ...] = each.parse(raw)
+        if not all(re.fullmatch(r"[^\s=]+=.*\S", alias) for alias in parsed):
+            raise ValueError
+        return parsed
+
+    return Kind("NAME=MODEL", "names of models, as NAME=MODEL", parse, ",".join)
 
 
 def knob(default: _T, kind: Kind, group: str, about: str) -> _T:

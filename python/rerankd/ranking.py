@@ -233,6 +233,19 @@ class Passages:
             raise InputError(f"contexts[{first + texts.index('')}].text", "must not be empty")
         return cls(texts, keys)
 
+    def key_bytes(self) -> int:
+        """What the keys take, at most, in UTF-8."""
+        return sum(len(key) if key.isascii() else 4 * len(key) for key in self.keys if key)
+
+    def portions(self, size: int) -> Iterator[Passages]:
+        """The same in order, cut into parts of about `size` characters of text, one context at least."""
+        begin = held = 0
+        for at, text in enumerate(self.texts, 1):
+            held += len(text)
+            if held >= size or at == len(self.texts):
+                yield Passages(self.texts[begin:at], self.keys[begin:at])
+                begin, held = at, 0
+
 
 @dataclass(slots=True)
 class Pairs:

@@ -18,6 +18,7 @@ from rerankd import models
 from rerankd._core import Completions, Engine
 from rerankd.completions import Mailbox, RankStream
 from rerankd.errors import DeadlineError, InputError
+from rerankd.pool import WAVE_TOKENS, Pool, check_count
 from rerankd.ranking import (
     Options,
     Pairs,
@@ -37,9 +38,6 @@ __all__ = ["Context", "RankStream", "Ranking", "Reranker", "Result", "Timing", "
 Context = str | Mapping[str, object]
 """A context as a caller gives it: its text, or a mapping with "text" and optionally "key"."""
 
-# In process, what waits is the caller's own memory: no queue limit but the one that it asks for.
-_NO_LIMIT = 1 << 40
-
 
 class Reranker:
     """A loaded model. Safe to use from many threads and many event loops at once.
@@ -52,8 +50,11 @@ class Reranker:
     max_tokens: tokens per (query, context) pair, special tokens included; None: the checkpoint's limit.
     kernels: the instruction set: "auto", or for tests "scalar", "avx2", "avx512".
     emulate: compute a dtype that the machine has no instructions for all the same; it saves memory, not time.
-    wave_tokens: tokens computed at one go.
-    queue_tokens: tokens that may wait before work is refused with OverloadedError; None: no limit.
+    wave_tokens: tokens computed at one go; None: 256.
+    queue_tokens: tokens that requests may hold together before one is refused with OverloadedError; None: no
+        limit.
+    pool: the threads and the queue, shared with other rerankers; then threads, wave_tokens and queue_tokens
+        are the pool's own, and must not be given here. None: threads and a queue of this model's own.
 
     Raises ModelError where the checkpoint can't be served, DeviceError where the machine can't serve it, and
     InputError (a ValueError) that names a bad argument.
@@ -69,33 +70,34 @@ class Reranker:
         *,
         kernels: str = "auto",
         emulate: bool = False,
-        wave_tokens: int = 256,
+        wave_tokens: int | None = None,
         queue_tokens: int | None = None,
+        pool: Pool | None = None,
     ) -> None:
         for name, text in (("model", model), ("device", device), ("dtype", dtype), ("kernels", kernels)):
             if not isinstance(text, (str, Path) if name == "model" else str):
                 raise InputError(name, f"must be a string, not {type(text).__name__}")
         if not isinstance(emulate, bool):
             raise InputError("emulate", f"must be True or False, not {emulate!r}")
-        for name, count in (
-            ("threads", threads),
-            ("max_tokens", max_tokens),
-            ("wave_tokens", wave_tokens),
-            ("queue_tokens", queue_tokens),
-        ):
-            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-                raise InputError(name, f"must be an integer, at least 1; not {count!r}")
+        check_count("max_tokens", max_tokens)
+        shared = {"threads": threads, "wave_tokens": wave_tokens, "queue_tokens": queue_tokens}
+        for name, count in shared.items():
+            check_count(name, count)
+            if pool is not None and count is not None:
+                raise InputError(name, "is the pool's, and is given where that is made")
         self._checkpoint = models.resolve(str(model))
+        self._own_pool: Pool | None = None
+        if pool is None:
+            tokens = WAVE_TOKENS if wave_tokens is None else wave_tokens
+            pool = self._own_pool = Pool(threads, wave_tokens=tokens, queue_tokens=queue_tokens)
         self._engine = Engine(
             str(self._checkpoint.directory),
+            pool.core,
             device=device,
             dtype=dtype,
-            threads=threads,
             kernels=kernels,
             emulate=emulate,
             max_tokens=max_tokens,
-            wave_tokens=wave_tokens,
-            queue_tokens=queue_tokens if queue_tokens is not None else _NO_LIMIT,
         )
         self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = (
             weakref.WeakKeyDictionary()
@@ -122,7 +124,7 @@ class Reranker:
 
     @property
     def engine(self) -> Engine:
-        """The engine: its device, dtype, kernels, threads, stats."""
+        """The engine: its device, dtype, kernels, stats."""
         return self._engine
 
     def __repr__(self) -> str:
@@ -275,7 +277,7 @@ class Reranker:
 
         def extend(ticket: int, passages: Passages, first: int) -> None:
             try:
-                self._engine.extend(ticket, passages.texts, more=True)
+                self._engine.extend(ticket, passages.texts, more=True, key_bytes=passages.key_bytes())
             except UnicodeEncodeError:
                 raise unencodable(query, passages.texts, first) from None
 
@@ -286,8 +288,10 @@ class Reranker:
         self._engine.drain()
 
     def close(self) -> None:
-        """Stops the threads after the work they are in; what is queued fails with OverloadedError."""
+        """What is queued fails with OverloadedError. Threads of its own stop after the work they are in."""
         self._engine.close()
+        if self._own_pool is not None:
+            self._own_pool.close()
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -338,6 +342,9 @@ class Reranker:
                 budget_ms=options.budget_ms,
                 progressive=open_ended,
                 more=open_ended,
+                key_bytes=passages.key_bytes(),
+                # A call has its texts until it is answered; a stream lets go of them, unless they return.
+                keeps_texts=options.return_text or not open_ended,
             )
         except UnicodeEncodeError:
             raise unencodable(query, passages.texts) from None

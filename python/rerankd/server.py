@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final, cast
 
@@ -16,11 +16,17 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from rerankd import models
+from rerankd import models, pulse, watch
+from rerankd.auth import Tokens
 from rerankd.errors import InputError
+from rerankd.guard import Guard
+from rerankd.metrics import Metrics
+from rerankd.pool import Pool
 from rerankd.reranker import Reranker
-from rerankd.service import SERVICE, Guard, RerankService
+from rerankd.service import SERVICE, RerankService
 from rerankd.settings import Settings
+from rerankd.telemetry import Telemetry
+from rerankd.tls import Certificates
 from rerankd.v1 import rerank_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -30,7 +36,8 @@ READINESS: Final = ("", SERVICE, "readiness")
 STARTUP: Final = "startup"
 """Health: SERVING once the models are loaded."""
 LIVE: Final = "live"
-"""Health: SERVING while the process answers at all; never tied to load, nor to the way down."""
+"""Health: SERVING while the loop answers and the engine's threads get on; never tied to load, nor to the way
+down."""
 
 _HEALTH_GRACE: Final = 1.0
 """Seconds for the last answers of the health port, which end by themselves, to reach who asked."""
@@ -99,13 +106,25 @@ class Health(health_pb2_grpc.HealthServicer):
 
 
 class Server:
-    """What `rerankd serve` runs: loads the models, then serves until it is stopped."""
+    """What `rerankd serve` runs: loads the models, then serves until it is stopped.
+
+    Raises InputError for an alias of a model that is not among them.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._names = settings.model or (models.DEFAULT,)
+        self._aliases = settings.aliases(self._names)
         self._rerankers: list[Reranker] = []
+        self._pool: Pool | None = None
+        self._pulse: asyncio.Task[None] | None = None
         self._health = Health()
-        self._guard = Guard()
+        self._tokens: Tokens | None = None
+        self._certificates: Certificates | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._guard = Guard(self._authorize)
+        self._cut_short = False
+        self._telemetry = Telemetry(settings, self._rerankers, self._held)
         self._main: grpc.aio.Server | None = None
         self._health_server: grpc.aio.Server | None = None
         self._port = 0
@@ -122,6 +141,15 @@ class Server:
         return self._health_port
 
     @property
+    def metrics(self) -> Metrics:
+        return self._telemetry.metrics
+
+    @property
+    def metrics_port(self) -> int:
+        """Where Prometheus fetches metrics, once started; 0 for nowhere."""
+        return self._telemetry.port
+
+    @property
     def rerankers(self) -> Sequence[Reranker]:
         return self._rerankers
 
@@ -130,12 +158,18 @@ class Server:
         """Calls in progress, health and reflection not counted."""
         return self._guard.calls
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether calls were still in progress when `stop` had waited for as long as it was told to."""
+        return self._cut_short
+
     async def start(self) -> None:
         """Returns when it is serving. After an error, call `stop`.
 
-        Raises InputError for an address or a name that can't be had, ModelError, DeviceError.
+        Raises InputError for a file, an address or a name that can't be had, ModelError, DeviceError.
         """
         settings = self._settings
+        self._secure()
         # The ports come first: a taken one is told before a long load, and probes are answered meanwhile.
         self._health.set(_SERVING, LIVE)
         if settings.health:
@@ -144,11 +178,25 @@ class Server:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
             self._health_port = _listen(self._health_server, "health", settings.health)
             await self._health_server.start()
-        self._main = grpc.aio.server(interceptors=[self._guard], options=_options(settings))
-        self._port = _listen(self._main, "grpc", settings.grpc)
+        observer = await self._telemetry.start()
+        self._main = grpc.aio.server(interceptors=[observer, self._guard], options=_options(settings))
+        credentials = self._certificates.credentials() if self._certificates else None
+        self._port = _listen(self._main, "grpc", settings.grpc, credentials)
 
-        await asyncio.to_thread(self._load)
-        service = RerankService(self._rerankers, max_contexts=settings.max_contexts)
+        self._pool = Pool(
+            settings.threads, wave_tokens=settings.wave_tokens, queue_tokens=settings.queue_tokens
+        )
+        self._pulse = asyncio.create_task(
+            pulse.watch(self._pool, lambda well: self._health.set(_SERVING if well else _NOT_SERVING, LIVE))
+        )
+        by_name = await asyncio.to_thread(self._load, self._pool)
+        service = RerankService(
+            self._rerankers,
+            max_contexts=settings.max_contexts,
+            max_stream_bytes=settings.max_stream_bytes,
+            max_seconds=settings.max_deadline_seconds,
+            aliases={alias: by_name[model] for alias, model in self._aliases.items()},
+        )
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, self._main)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
         if settings.reflection:
@@ -180,33 +228,62 @@ class Server:
                 await asyncio.wait_for(self._guard.idle(), grace)
             except asyncio.TimeoutError:
                 if self.calls:
+                    self._cut_short = True
                     log.warning("cancelling %d calls still in progress", self.calls)
             self._health.close()
             await self._main.stop(max(0.0, end - time.monotonic()))
         self._health.close()
         if self._health_server is not None:
             await self._health_server.stop(_HEALTH_GRACE)
+        if self._pulse is not None:
+            self._pulse.cancel()
         for reranker in self._rerankers:
             reranker.close()
+        if self._pool is not None:
+            self._pool.close()
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._telemetry.stop()
 
-    def _load(self) -> None:
+    def _held(self) -> int:
+        """Tokens that the requests in work hold."""
+        return self._pool.core.stats()["held_tokens"] if self._pool is not None else 0
+
+    def _secure(self) -> None:
+        """Reads what the settings' files hold, and from then on what they come to hold."""
         settings = self._settings
+        if settings.tls_cert:
+            self._certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        if settings.token_file:
+            self._tokens = Tokens(settings.token_file)
+            if self._certificates is None:
+                log.warning("tokens without TLS: whoever sees the traffic can read them")
+        refresh = [each.refresh for each in (self._certificates, self._tokens) if each is not None]
+        if refresh:
+            self._watching = asyncio.create_task(watch.keep_current(*refresh))
+
+    def _authorize(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        if self._tokens is not None:
+            self._tokens.authorize(method, metadata)
+
+    def _load(self, pool: Pool) -> dict[str, Reranker]:
+        """The models by what the settings call them."""
+        settings, loaded = self._settings, dict[str, Reranker]()
         if not settings.model:
             log.info("no model was asked for: serving %s, the one that comes with rerankd", models.DEFAULT)
-        for name in settings.model or (models.DEFAULT,):
+        for name in self._names:
             begun = time.monotonic()
             reranker = Reranker(
                 name,
                 settings.device,
                 settings.dtype,
-                settings.threads,
-                settings.max_tokens,
+                max_tokens=settings.max_tokens,
                 kernels=settings.kernels,
                 emulate=settings.emulate,
-                wave_tokens=settings.wave_tokens,
-                queue_tokens=settings.queue_tokens,
+                pool=pool,
             )
             self._rerankers.append(reranker)
+            loaded[name] = reranker
             engine = reranker.engine
             log.info(
                 "loaded %s (%s, revision %s) in %.2f s: %s, %s, %s kernels, %d threads, %d tokens per pair",
@@ -220,12 +297,15 @@ class Server:
                 engine.threads,
                 engine.max_tokens,
             )
+        pulse.log_memory(pool, self._rerankers)
+        return loaded
 
 
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; a second one stops at once.
 
-    Returns the exit code: 0, or 1 where the second signal cut the way down short. Raises as Server.start.
+    Returns the exit code: 0, or 1 where a second signal, or the end of the grace, cut calls short. Raises as
+    Server.start.
     """
     _log_to_stderr(settings)
     try:
@@ -249,7 +329,7 @@ async def _serve(settings: Settings) -> int:
     try:
         if await _before(stop, server.start()):
             await stop.wait()
-            if not await _before(hurry, server.retire()):
+            if not await _before(hurry, server.retire()) or server.cut_short:
                 return 1
         return 0
     finally:
@@ -272,8 +352,12 @@ async def _before(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool
         await asyncio.wait((doing, coming))
 
 
-def _listen(server: grpc.aio.Server, setting: str, address: str) -> int:
+def _listen(
+    server: grpc.aio.Server, setting: str, address: str, credentials: grpc.ServerCredentials | None = None
+) -> int:
     try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
         return server.add_insecure_port(address)
     except RuntimeError:
         raise InputError(setting, f"can't listen on {address}: taken, or not of this machine?") from None

@@ -1,11 +1,9 @@
-"""RerankService: messages to the engine and back. Errors leave by the table in status.py."""
+"""RerankService: messages to the engine and back. Errors are raised here; guard.py makes statuses of them."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -23,8 +21,10 @@ SERVICE: Final = pb.DESCRIPTOR.services_by_name["RerankService"].full_name
 BATCH_IN_FLIGHT: Final = 256
 """Requests of one RerankBatch call that are read and not yet answered; the rest waits in flow control."""
 
+_PORTION: Final = 4096
+"""Characters of a stream's texts that are handed to the engine at one go."""
+
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _SCORES: Final[Mapping[int, str]] = {
     pb.SCORE_UNSPECIFIED: "sigmoid",
@@ -49,13 +49,25 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     """The four RPCs. Handlers raise the errors of errors.py; Guard makes statuses of them.
 
     The first reranker is the default. max_contexts: contexts per request, a whole stream being one.
-    Raises InputError where two models have one name.
+    max_seconds: for a request, a whole stream being one; a caller's deadline counts where it is earlier.
+    max_stream_bytes: of all that one stream sends. aliases: names beside those that the models have of
+    themselves. Raises InputError where two models have one name.
     """
 
-    def __init__(self, rerankers: Sequence[Reranker], *, max_contexts: int) -> None:
+    def __init__(
+        self,
+        rerankers: Sequence[Reranker],
+        *,
+        max_contexts: int,
+        max_stream_bytes: int,
+        max_seconds: float,
+        aliases: Mapping[str, Reranker] | None = None,
+    ) -> None:
         self._rerankers = rerankers
         self._max_contexts = max_contexts
-        self._by_name = _by_name(rerankers)
+        self._max_stream_bytes = max_stream_bytes
+        self._max_seconds = max_seconds
+        self._by_name = _by_name(rerankers, aliases or {})
 
     async def Rerank(  # noqa: N802 - the proto's name
         self, request: pb.RerankRequest, context: _Context
@@ -65,7 +77,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     async def RerankStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.RerankStreamRequest], context: _Context
     ) -> AsyncIterator[pb.RerankStreamResponse]:
-        requests = aiter(request_iterator)
+        requests = self._measured(request_iterator)
         async with await self._open_stream(requests, context) as stream:
             # One task reads while this one writes: scores leave while contexts still come.
             reader = asyncio.create_task(self._feed(stream, requests))
@@ -96,7 +108,9 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     def _model(self, reranker: Reranker) -> pb.Model:
         return pb.Model(
             name=reranker.name,
-            aliases=[name for name in reranker.aliases if self._by_name.get(name) is reranker],
+            aliases=[
+                name for name, its in self._by_name.items() if its is reranker and name != reranker.name
+            ],
             architecture=reranker.engine.architecture,
             device=reranker.engine.device,
             dtype=reranker.engine.dtype,
@@ -117,8 +131,14 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         reranker = self._find(request.model)
         options = _options(request)
         passages = self._passages(request.contexts, first=0)
-        ranking = await reranker.answer(request.query, passages, options, _time_left(context))
+        ranking = await reranker.answer(request.query, passages, options, self._time_left(context))
         return _response(ranking)
+
+    def _time_left(self, context: _Context) -> float:
+        """Seconds for a request that begins now."""
+        # None where the caller set no deadline, whatever grpcio's stubs say.
+        left = cast("float | None", context.time_remaining())
+        return self._max_seconds if left is None else min(left, self._max_seconds)
 
     def _passages(self, contexts: Sequence[pb.Context], first: int) -> Passages:
         total = first + len(contexts)
@@ -127,6 +147,18 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
             raise InputError("contexts", f"{limit}, and this one has {total}{' so far' * bool(first)}")
         return Passages.of([c.text for c in contexts], [c.key for c in contexts], first)
 
+    async def _measured(
+        self, requests: AsyncIterator[pb.RerankStreamRequest]
+    ) -> AsyncIterator[pb.RerankStreamRequest]:
+        """The same, up to the limit. The queue's limit is in tokens, of which a long text never has many."""
+        total = 0
+        async for message in requests:
+            total += message.ByteSize()
+            if total > self._max_stream_bytes:
+                limit = f"at most {self._max_stream_bytes} bytes are taken from one stream"
+                raise InputError("contexts", f"{limit}, and this one has {total} so far")
+            yield message
+
     async def _open_stream(
         self, requests: AsyncIterator[pb.RerankStreamRequest], context: _Context
     ) -> RankStream:
@@ -134,7 +166,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         if message is None or message.WhichOneof("part") != "start":
             raise InputError("start", "the first message must be start, and this one is not")
         start = message.start
-        stream = self._find(start.model).open_stream(start.query, _options(start), _time_left(context))
+        stream = self._find(start.model).open_stream(start.query, _options(start), self._time_left(context))
         stream.push_passages(self._passages(start.contexts, first=0))
         return stream
 
@@ -143,7 +175,10 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
             async for message in requests:
                 if message.WhichOneof("part") != "more":
                     raise InputError("start", "only the first message is start; all others are more")
-                stream.push_passages(self._passages(message.more.contexts, first=len(stream)))
+                # In portions, as there is room: else nothing is read, and the writer waits in flow control.
+                for portion in self._passages(message.more.contexts, first=len(stream)).portions(_PORTION):
+                    await stream.room()
+                    stream.push_passages(portion)
             stream.close()
         except Exception as error:
             stream.fail(error)
@@ -222,118 +257,22 @@ class _Batch:
         self._ready.put_nowait((response, owned))
 
 
-class Guard(grpc.aio.ServerInterceptor):
-    """The outermost layer of every RPC: whatever is raised below leaves as a status from the table.
-
-    Without it, grpcio sends an exception's text to the caller as UNKNOWN, also that of a message which can't
-    be parsed. It counts our calls, too, so that a server that stops can wait for the last of them.
-    """
-
-    def __init__(self) -> None:
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._guarded: dict[str, _Handler] = {}
-
-    @property
-    def calls(self) -> int:
-        """Calls of ours in progress; health and reflection don't count."""
-        return self._calls
-
-    async def idle(self) -> None:
-        """Returns when no call is in progress."""
-        await self._idle.wait()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
-        method = handler_call_details.method
-        if method not in self._guarded:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
-            wrap = self._streaming if handler.response_streaming else self._unary
-            self._guarded[method] = wrap(method, handler)
-        return self._guarded[method]
-
-    def _unary(self, method: str, handler: _Handler) -> _Handler:
-        answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.unary_unary)
-        parse = cast("Callable[[bytes], Any]", handler.request_deserializer)
-
-        async def guarded(raw: bytes, context: _Context) -> Any:
-            with self._counted(method):
-                try:
-                    return await answer(
-                        parse(raw), context
-                    )  # parsed here: grpcio would call a failure UNKNOWN
-                except Exception as error:
-                    await _abort(context, error, method)
-
-        return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
-
-    def _streaming(self, method: str, handler: _Handler) -> _Handler:
-        answers: Any = handler.stream_stream or handler.unary_stream
-        parse: Any = None if handler.request_streaming else handler.request_deserializer
-        assert inspect.isasyncgenfunction(answers), "interceptors can wrap nothing else"
-
-        async def guarded(asked: Any, context: _Context) -> AsyncIterator[Any]:
-            with self._counted(method):
-                try:
-                    async with aclosing(answers(parse(asked) if parse else asked, context)) as responses:
-                        async for response in responses:
-                            yield response
-                except Exception as error:
-                    await _abort(context, error, method)
-
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                guarded, handler.request_deserializer, handler.response_serializer
-            )
-        return grpc.unary_stream_rpc_method_handler(guarded, None, handler.response_serializer)
-
-    @contextmanager
-    def _counted(self, method: str) -> Iterator[None]:
-        mine = method.startswith(f"/{SERVICE}/")
-        self._calls += mine
-        if self._calls:
-            self._idle.clear()
-        try:
-            yield
-        finally:
-            self._calls -= mine
-            if not self._calls:
-                self._idle.set()
-
-
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-
-
-async def _abort(context: _Context, error: Exception, method: str) -> None:
-    if isinstance(error, grpc.aio.BaseError):
-        raise error  # grpcio's own way to say that the call is over
-    failure = Failure.of(error, method)
-    await context.abort(_CODES[failure.code], failure.message, failure.to_trailers())
-
-
-def _by_name(rerankers: Sequence[Reranker]) -> dict[str, Reranker]:
+def _by_name(rerankers: Sequence[Reranker], given: Mapping[str, Reranker]) -> dict[str, Reranker]:
     by_name: dict[str, Reranker] = {}
     for reranker in rerankers:
         if reranker.name in by_name:
             raise InputError("model", f"two models are called {reranker.name!r}")
         by_name[reranker.name] = reranker
+    for alias, reranker in given.items():
+        if by_name.setdefault(alias, reranker) is not reranker:
+            raise InputError("alias", f"{alias!r} is another model's own name; each name means one model")
     aliases = [alias for reranker in rerankers for alias in reranker.aliases]
     for reranker in rerankers:
-        # An alias of two models is nobody's: it is not for us to choose between them.
-        own = (alias for alias in reranker.aliases if aliases.count(alias) == 1)
-        by_name = dict.fromkeys(own, reranker) | by_name
+        for alias in reranker.aliases:
+            # An alias of two models is nobody's, unless it was given: to choose is not for us.
+            if aliases.count(alias) == 1:
+                by_name.setdefault(alias, reranker)
     return by_name
-
-
-def _time_left(context: _Context) -> float | None:
-    """Seconds; None where the caller set no deadline, whatever grpcio's stubs say."""
-    return cast("float | None", context.time_remaining())
 
 
 def _options(request: pb.RerankRequest) -> Options:

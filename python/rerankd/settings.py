@@ -28,17 +28,29 @@ else:
 
 PREFIX: Final = "RERANKD_"
 CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
+CLIENT: Final = "Client"
+"""The group of what the commands that ask a server want to know, and a server does not."""
 
 _PREAMBLE: Final = """\
 # Settings
 
 Made from python/rerankd/settings.py by `python -m rerankd.settings > docs/settings.md`.
 
-A flag of `rerankd serve` beats a variable; a variable beats the TOML file named by `--config FILE` or
-`RERANKD_CONFIG`; the file beats the default. A variable with the `RERANKD_` prefix that is not below, an
-unknown key of the file, and a value that is not legal stop the start with a sentence that names them. Several
-models in one variable have commas between them. `rerankd serve --print-config` prints what would be in force,
-and where each value came from, in a form that `--config` reads."""
+A flag beats a variable; a variable beats the TOML file named by `--config FILE` or `RERANKD_CONFIG`; the file
+beats the default. A variable with the `RERANKD_` prefix that is not below, an unknown key of the file, and a
+value that is not legal stop the start with a sentence that names them. Several models in one variable have
+commas between them. The flags are those of `rerankd serve`; what is under Client is for the commands that
+have a `--target`. `rerankd serve --print-config` prints what would be in force, and where each value came
+from, in a form that `--config` reads."""
+
+# A file that is of no use without another one.
+_NEEDS: Final = {
+    "tls_cert": "tls_key",
+    "tls_key": "tls_cert",
+    "tls_client_ca": "tls_cert",
+    "target_cert": "target_key",
+    "target_key": "target_cert",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,13 @@ class Settings:
         "Model",
         "the embedded mini-en, a checkpoint's directory, or a hub id as org/name or org/name@revision; a "
         "server takes several, the first being its default; none given: mini-en",
+    )
+    alias: tuple[str, ...] = knobs.knob(
+        (),
+        knobs.aliases(),
+        "Model",
+        "another name that requests may ask for a model by, MODEL being spelled as in --model; a server "
+        "takes several, as @cf/baai/bge-reranker-base=mini-en",
     )
     device: str = knobs.knob(
         "auto",
@@ -69,7 +88,8 @@ class Settings:
         None,
         knobs.or_auto(knobs.integer(1, 4096)),
         "Model",
-        "compute threads; auto: as many as the cgroup's quota and the affinity mask leave",
+        "compute threads, of all models together; auto: as many as the cgroup's quota and the affinity mask "
+        "leave",
     )
     kernels: str = knobs.knob(
         "auto",
@@ -99,15 +119,51 @@ class Settings:
         'where the health service listens for probes, in plaintext; "" for nowhere',
     )
     reflection: bool = knobs.knob(False, knobs.switch(), "Network", "answer gRPC server reflection")
+    tls_cert: str = knobs.knob(
+        "",
+        knobs.file(),
+        "Security",
+        "the server's certificate and those that vouch for it, in PEM: gRPC's port then speaks TLS, and "
+        "nothing else; read again when it changes",
+    )
+    tls_key: str = knobs.knob(
+        "", knobs.file(), "Security", "the certificate's private key, in PEM and not encrypted"
+    )
+    tls_client_ca: str = knobs.knob(
+        "",
+        knobs.file(),
+        "Security",
+        "the authorities, in PEM, one of which must vouch for a client's certificate; none: it needs none",
+    )
+    token_file: str = knobs.knob(
+        "",
+        knobs.file(),
+        "Security",
+        "the bearer tokens that are accepted, one per line, # before a comment; read again when it changes; "
+        "none: no call needs one",
+    )
     max_contexts: int = knobs.knob(1000, knobs.integer(1), "Limits", "contexts per request")
     max_message_bytes: int = knobs.knob(
         16 << 20, knobs.size(), "Limits", "bytes of one message, received or sent"
+    )
+    max_stream_bytes: int = knobs.knob(
+        64 << 20,
+        knobs.size(),
+        "Limits",
+        "bytes of all messages that one RerankStream call sends, which max_message_bytes does not bound",
+    )
+    max_deadline_seconds: float = knobs.knob(
+        300.0,
+        knobs.seconds(0.001),
+        "Limits",
+        "how long a request may take, a whole stream being one, if its caller gives it longer or no deadline",
     )
     queue_tokens: int = knobs.knob(
         1_000_000,
         knobs.integer(1),
         "Limits",
-        "tokens admitted and not yet computed; beyond, requests are refused",
+        "tokens that the requests in work hold together, of all models; beyond, requests are refused; what a "
+        "request holds is told in docs/grpc.md, and the memory that it comes to at the start",
     )
     wave_tokens: int = knobs.knob(
         256, knobs.integer(1), "Limits", "tokens computed at one go: fewer is fairer, more is faster"
@@ -121,11 +177,50 @@ class Settings:
     grace_seconds: float = knobs.knob(
         30.0, knobs.seconds(), "Shutdown", "after that, let the calls in flight finish for at most this long"
     )
+    metrics: str = knobs.knob(
+        "0.0.0.0:50053",
+        knobs.address(optional=True),
+        "Telemetry",
+        'where Prometheus fetches /metrics, over plain HTTP; "" for nowhere',
+    )
+    otlp_endpoint: str = knobs.knob(
+        "",
+        knobs.endpoint(),
+        "Telemetry",
+        "the collector that traces go to, as OTLP over gRPC; needs `pip install rerankd[traces]`",
+    )
+    trace_ratio: float = knobs.knob(
+        1.0,
+        knobs.fraction(),
+        "Telemetry",
+        "the part of the calls to trace whose caller has not decided already by its traceparent",
+    )
     log_level: str = knobs.knob(
         "info", knobs.choice("debug", "info", "warning", "error"), "Logs", "the least severe level logged"
     )
     log_format: str = knobs.knob(
         "text", knobs.choice("text", "json"), "Logs", "a line of text, or of JSON, per event"
+    )
+    target_tls: bool = knobs.knob(
+        False,
+        knobs.switch(),
+        CLIENT,
+        "speak TLS with --target, by the authorities that gRPC knows of itself; the files below say so too",
+    )
+    target_ca: str = knobs.knob(
+        "",
+        knobs.file(),
+        CLIENT,
+        "the authorities, in PEM, one of which must vouch for the server's certificate",
+    )
+    target_cert: str = knobs.knob(
+        "", knobs.file(), CLIENT, "the certificate to show a server that asks for one, in PEM"
+    )
+    target_key: str = knobs.knob(
+        "", knobs.file(), CLIENT, "that certificate's private key, in PEM and not encrypted"
+    )
+    target_token_file: str = knobs.knob(
+        "", knobs.file(), CLIENT, "the bearer token to send: the first in this file, as token_file has them"
     )
 
     def __post_init__(self) -> None:
@@ -133,11 +228,43 @@ class Settings:
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name), "the argument"))
         if self.grpc == self.health and not self.grpc.endswith(":0"):
             raise InputError("health", f"{self.health!r} is gRPC's own address; give health another port")
+        for name, needed in _NEEDS.items():
+            if getattr(self, name) and not getattr(self, needed):
+                raise InputError(name, f"is of no use without {needed}; give that file too")
+        if self.metrics in (self.grpc, self.health) and self.metrics and not self.metrics.endswith(":0"):
+            raise InputError("metrics", f"{self.metrics!r} is taken already; give metrics another port")
+        if self.model:
+            self.aliases(self.model)
+
+    def aliases(self, models: Collection[str]) -> dict[str, str]:
+        """Each alias, and which of the models to be served it means. Raises InputError for a bad one."""
+        named: dict[str, str] = {}
+        for each in self.alias:
+            name, _, model = each.partition("=")
+            if name in named:
+                raise InputError("alias", f"{name!r} is given twice; each name means one model")
+            if model not in models:
+                served = ", ".join(models)
+                raise InputError(
+                    "alias", f"{name!r} is to mean {model!r}, which is not served; models: {served}"
+                )
+            named[name] = model
+        return named
 
 
 def declared() -> dict[str, Knob]:
     """Every knob by its name, in the order declared."""
     return {f.name: _knob_of(f) for f in fields(Settings)}
+
+
+def of_server() -> list[str]:
+    """The names of what a server is told."""
+    return [name for name, knob in declared().items() if knob.group != CLIENT]
+
+
+def of_client() -> list[str]:
+    """The names of what a command that asks a server is told."""
+    return [name for name, knob in declared().items() if knob.group == CLIENT]
 
 
 def flag(name: str) -> str:
@@ -248,6 +375,15 @@ def to_markdown() -> str:
 def colour_allowed() -> bool:
     """Whether the user's environment lets a terminal be coloured (NO_COLOR, TERM=dumb)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def quiet_grpc() -> None:
+    """Has gRPC's own log in this process say errors alone, unless the user's environment says otherwise.
+
+    To be called before gRPC is imported. It writes a line of its own form to the standard error for every
+    handshake that fails, and the port of a server meets those that anybody likes to make.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def _knob_of(f: Field[Any]) -> Knob:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 DOMAIN: Final = "rerankd"
 """ErrorInfo.domain of every error."""
+
+TRACE_ID: Final[ContextVar[str]] = ContextVar("trace_id", default="")
+"""The running call's trace, 32 hexadecimal digits, where one is known."""
 
 # What is not here is a fault of ours: INTERNAL.
 _TABLE: Final[tuple[tuple[type[Exception], int, str], ...]] = (
@@ -61,7 +65,8 @@ class Failure:
                     return cls(code, reason, message, retry_after_ms=error.retry_after_ms)
                 return cls(code, reason, message)
         correlation_id = uuid.uuid4().hex[:16]
-        log.error("%s: internal error, correlation id %s", doing, correlation_id, exc_info=error)
+        trace = f", trace id {TRACE_ID.get()}" if TRACE_ID.get() else ""
+        log.error("%s: internal error, correlation id %s%s", doing, correlation_id, trace, exc_info=error)
         message = f"internal error, correlation id {correlation_id}"
         return cls(code_pb2.INTERNAL, "INTERNAL", message, correlation_id=correlation_id)
 

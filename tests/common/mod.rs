@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use rerankd::completions::Completions;
 use rerankd::engine::{Engine, Options};
+use rerankd::pool::Pool;
 use rerankd::request::{Completion, Job};
-use rerankd::scheduler::Priority;
+use rerankd::scheduler::{Limits, Priority};
 use rerankd::tokenize::Overflow;
 use rerankd::{Error, Result};
 
@@ -40,22 +41,27 @@ pub fn cases(file: &Path) -> Vec<Case> {
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
-pub fn options(directory: &Path, threads: usize) -> Options {
+pub fn options(directory: &Path) -> Options {
     Options {
         directory: directory.to_path_buf(),
         device: "cpu".into(),
         dtype: "f32".into(),
-        threads: Some(threads),
         kernels: "auto".into(),
         emulate: false,
         max_tokens: None,
-        wave_tokens: 256,
-        queue_tokens: 1_000_000,
     }
 }
 
+pub fn limits(threads: usize) -> Limits {
+    Limits { threads, wave_tokens: 256, queue_tokens: 1_000_000 }
+}
+
+pub fn pool(threads: usize) -> Arc<Pool> {
+    Arc::new(Pool::new(limits(threads)).unwrap())
+}
+
 pub fn engine(directory: &Path, threads: usize) -> Engine {
-    Engine::load(&options(directory, threads)).unwrap()
+    Engine::load(pool(threads), &options(directory)).unwrap()
 }
 
 pub fn job(query: &str, contexts: &[&str]) -> Job {
@@ -69,6 +75,8 @@ pub fn job(query: &str, contexts: &[&str]) -> Job {
         budget: None,
         progressive: false,
         more: false,
+        key_bytes: 0,
+        keeps_texts: true,
     }
 }
 
