@@ -181,6 +181,8 @@ def _add_rank_arguments(parser: argparse.ArgumentParser) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     resolved, sources = settings.resolve(vars(arguments))
     if arguments.print_config:
+        if resolved.model:
+            resolved.aliases(resolved.model)  # a bad one is refused here as by the start itself
         sys.stdout.write(settings.to_toml(resolved, sources))
         return 0
     from rerankd import server  # noqa: PLC0415 - gRPC is for those who need it

@@ -233,8 +233,6 @@ class Settings:
                 raise InputError(name, f"is of no use without {needed}; give that file too")
         if self.metrics in (self.grpc, self.health) and self.metrics and not self.metrics.endswith(":0"):
             raise InputError("metrics", f"{self.metrics!r} is taken already; give metrics another port")
-        if self.model:
-            self.aliases(self.model)
 
     def aliases(self, models: Collection[str]) -> dict[str, str]:
         """Each alias, and which of the models to be served it means. Raises InputError for a bad one."""
