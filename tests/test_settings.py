@@ -276,7 +276,7 @@ def test_a_bad_alias_is_refused(alias: tuple[str, ...], message: str) -> None:
 
 def test_an_alias_is_a_matter_of_the_server_alone() -> None:
     """`rerankd rank --model other` runs where RERANKD_ALIAS is meant for the server."""
-    assert resolve({"model": ("b",)}, {"RERANKD_ALIAS": "x=a"})[0].model == ("b",)
+    assert resolve("--model", "b", environ={"RERANKD_ALIAS": "x=a"})[0].model == ("b",)
 
 
 def test_only_some_flags() -> None:
