@@ -141,6 +141,7 @@ lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="py
 # --- Measuring --------------------------------------------------------------------------------------------------
 
 .PHONY: bench bench-server bench-observer bench-serving bench-memory bench-kernels peers-env peers accuracy
+.PHONY: soak fuzz chaos rolling
 bench: setup ## The engine's throughput on synthetic checkpoints of real shapes
 	$(BIN)/python -m benches.engine $(ARGS)
 
@@ -152,6 +153,18 @@ bench-observer: setup ## What metrics and traces cost a call
 
 bench-serving: setup ## A server under load: overload, budgets, fairness, overhead
 	$(BIN)/python -m benches.serving $(ARGS)
+
+soak: setup ## 10,000 callers a minute who leave, for 10 minutes: what they leave behind
+	$(BIN)/python -m benches.soak $(ARGS)
+
+fuzz: setup ## A million mutated messages
+	$(BIN)/python -m benches.fuzz $(ARGS)
+
+chaos: setup ## Servers frozen, killed, starved, with new certificates, with readers that stall
+	$(BIN)/python -m benches.chaos $(ARGS)
+
+rolling: setup ## Two servers restarted in turn, 20 times, under load: no call may fail
+	$(BIN)/python -m benches.rolling $(ARGS)
 
 bench-memory: setup ## Start and memory in process, in each precision, packed and not
 	$(BIN)/python -m benches.memory $(ARGS)

@@ -9,12 +9,10 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ from rerankd import Client, Reranker, bench
 from rerankd.bench_kinds import Share
 
 from benches import report
-from benches.server import CHECK, PATIENCE, free_port, serving
+from benches.process import Process
+from benches.server import CHECK, PATIENCE
 
 WORDS = (20, 120)
 WORKERS = 16
@@ -35,36 +34,9 @@ WAVE_TOKENS = 256
 ENGINE = "rerankd-"
 
 
-@dataclass(frozen=True)
-class Server:
-    """A server process and its two ports."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    health: int
-
-    @property
-    def target(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-
-@contextmanager
-def server(threads: int, *flags: str) -> Iterator[Server]:
-    """A server of mini-en that serves. It is stopped in the end."""
-    port, health = free_port(), free_port()
-    command = [sys.executable, "-m", "rerankd", "serve", f"--threads={threads}", "--drain-seconds=0", *flags]
-    command += [f"--grpc=127.0.0.1:{port}", f"--health=127.0.0.1:{health}", "--metrics="]
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            start = time.monotonic()
-            while not serving(health):
-                if process.poll() is not None or time.monotonic() - start > PATIENCE:
-                    log.seek(0)
-                    raise SystemExit(f"the server does not serve:\n{log.read().decode()}")
-                time.sleep(0.005)
-            yield Server(process, port, health)
-        finally:
-            process.terminate()
+def server(threads: int, *flags: str) -> Process:
+    """A server of mini-en, to be entered."""
+    return Process(threads, "--drain-seconds=0", "--metrics=", *flags)
 
 
 def start(target: str, *flags: str) -> subprocess.Popen[bytes]:
@@ -149,12 +121,12 @@ def overload(threads: int, seconds: float, queue_tokens: int) -> list[list[str]]
         # The queue takes turns, so what it holds ends late and together: it is to have filled up and turned
         # over before anything counts.
         warmup = 2 + 2 * queue_tokens / goodput["tokens"]
-        before = report.memory(it.process.pid)["VmRSS"]
+        before = report.memory(it.pid)["VmRSS"]
         with Checks(it.health) as checks:
             flags = (f"--rate={3 * best}", "--mix=5", f"--duration={seconds}", f"--warmup={warmup}")
             found = load(it.target, *flags)
-        after = report.memory(it.process.pid)["VmRSS"]
-        alive = it.process.poll() is None
+        after = report.memory(it.pid)["VmRSS"]
+        alive = it.alive
     total = found["total"]
     refused = total["latency_ms"]["refused"]
     return [
@@ -228,9 +200,9 @@ def together(threads: int, seconds: float) -> list[list[str]]:
 def overhead(threads: int, seconds: float) -> list[list[str]]:
     """What the server costs beside its engine."""
     with server(threads) as it:
-        before = cpu(it.process.pid)
+        before = cpu(it.pid)
         found = load(it.target, "--concurrency=4", "--mix=32", f"--duration={seconds}")
-        share = outside(before, cpu(it.process.pid))
+        share = outside(before, cpu(it.pid))
         served = load(it.target, "--concurrency=1", "--mix=1", f"--duration={seconds}")
     (group,) = bench.made([Share(1, 1.0)], WORDS, seed=1)
     taken: list[float] = []

@@ -13,6 +13,8 @@ from rerankd.v1 import rerank_pb2_grpc
 from support import RunningServer, ask
 from support import raw as send
 
+from benches.mutators import mutate
+
 Stub = rerank_pb2_grpc.RerankServiceStub
 
 BLAMES_THE_SENDER = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
@@ -117,11 +119,8 @@ def test_a_mutated_message_is_answered_or_blamed(server: RunningServer, data: st
         "RerankBatch": pb.RerankBatchRequest(request_id="id", request=request),
         "ListModels": pb.ListModelsRequest(),
     }[method]
-    message = bytearray(whole.SerializeToString())
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(message)))
-        message[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    blamed(lambda: send(_channel(server), method)(bytes(message)))
+    message = mutate(data.draw(st.randoms(use_true_random=False)), whole.SerializeToString())
+    blamed(lambda: send(_channel(server), method)(message))
 
 
 @given(good_requests, st.lists(contexts, max_size=3))

@@ -372,6 +372,10 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_concurrent_streams", 256),
+        # What a stream may send ahead of what is read. gRPC guesses, by the network's speed: up to 16 MB, for
+        # each of 256 streams whose work has to wait. A message that is being read may always be sent.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 256 << 10),
         # Connections are renewed now and then, so that new replicas get their share of them.
         ("grpc.max_connection_age_ms", 300_000),
         ("grpc.max_connection_age_grace_ms", 120_000),
