@@ -19,7 +19,7 @@ from rerankd import AsyncClient
 from benches import report, stalled
 from benches.faults import BOUND, PAUSE, QUOTA, Authority, Blow, kill, may_starve, pause, starve
 from benches.process import Process
-from benches.traffic import Account, Draw, Question, closed_loop, known
+from benches.traffic import Account, Draw, Held, Question, closed_loop, known
 
 WORKERS: Final = 6
 # Seconds of calls before a fault, and after it.
@@ -39,17 +39,19 @@ async def under(
     async with AsyncClient(target, **tls) as client:
         load = asyncio.create_task(closed_loop(client, Draw(questions, seed=3), account, WORKERS, stop))
         blows: list[Blow] = []
-        for _ in range(times):
-            await asyncio.sleep(BEFORE)
-            blows.append(await fault(servers[0]))
-            await asyncio.sleep(AFTER)
+        with Held() as held:
+            for _ in range(times):
+                await asyncio.sleep(BEFORE)
+                blows.append(await fault(servers[0]))
+                await asyncio.sleep(AFTER)
         stop.set()
         await load
     async with AsyncClient(target, **tls) as newcomer:
         await newcomer.list_models()
     seen = "; ".join(filter(None, [blow.seen for blow in blows]))
     errors = f"failed: {account.failures()}" if account.errors else ""
-    return account, max(back(account, blows)), "; ".join(filter(None, (seen, errors)))
+    late = f"the client itself was held up for {held.seconds:.1f} s" if held.seconds > 1 else ""
+    return account, max(back(account, blows)), "; ".join(filter(None, (seen, errors, late)))
 
 
 def back(account: Account, blows: Sequence[Blow]) -> list[float]:

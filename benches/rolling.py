@@ -17,7 +17,7 @@ from rerankd import AsyncClient
 
 from benches import report
 from benches.process import Process, pair
-from benches.traffic import CONTEXTS, ITEMS, Account, Draw, Question, closed_loop, known, open_loop
+from benches.traffic import CONTEXTS, ITEMS, Account, Draw, Held, Question, closed_loop, known, open_loop
 
 LOAD: Final = 0.7
 WORKERS: Final = 16
@@ -36,6 +36,8 @@ class Restarts:
     """Seconds from SIGTERM to the exit."""
     starts: list[float] = field(default_factory=list)
     """Seconds from there to SERVING."""
+    held: float = 0.0
+    """Seconds that all of this was held up by the machine, at the most."""
 
 
 async def peak(client: AsyncClient, questions: Sequence[Question], seconds: float) -> float:
@@ -67,19 +69,22 @@ async def roll(
     """The peak and the load, in calls a second; what became of the calls; what the servers did."""
     questions = await asyncio.to_thread(known)
     account, restarts, stop = Account(), Restarts(), asyncio.Event()
-    async with AsyncClient("ipv4:" + ",".join(server.target for server in servers)) as client:
+    target = "ipv4:" + ",".join(server.target for server in servers)
+    async with AsyncClient(target) as client:
         best = await peak(client, questions, seconds)
         begun = time.monotonic()
         load = asyncio.create_task(open_loop(client, Draw(questions, seed=2), account, LOAD * best, stop))
-        for at in range(rounds):
-            for server in servers:
-                await asyncio.sleep(SETTLE)
-                await restart(server, restarts)
-            print(f"round {at + 1} of {rounds}: {len(account.calls)} calls, {account.failures()} failed")
-        await asyncio.sleep(SETTLE)
+        with Held() as held:
+            for at in range(rounds):
+                for server in servers:
+                    await asyncio.sleep(SETTLE)
+                    await restart(server, restarts)
+                print(f"round {at + 1} of {rounds}: {len(account.calls)} calls, {account.failures()} failed")
+            await asyncio.sleep(SETTLE)
         stop.set()
         rate = len(account.calls) / (time.monotonic() - begun)
         await load
+    restarts.held = held.seconds
     return best, rate, account, restarts
 
 
@@ -110,6 +115,7 @@ def main() -> None:
         ["exit codes other than 0", f"{unclean}", "0"],
         ["SIGTERM to exit, longest, s", f"{max(restarts.stops):.1f}", f"at most {limit:g}"],
         ["start to SERVING, longest, s", f"{max(restarts.starts):.1f}", ""],
+        ["the client itself held up, at most, s", f"{restarts.held:.1f}", ""],
         [
             "latency p50, p99, longest, ms",
             ", ".join(f"{np.percentile(times, p):.0f}" for p in (50, 99, 100)),

@@ -95,6 +95,28 @@ class Account:
         return [end - begun for begun, end, whole in self.calls if whole]
 
 
+class Held:
+    """How long this process was held up, and with it most likely the servers: what others on the machine did.
+    A context manager, to be entered on a running loop."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """At the most."""
+
+    async def _look(self) -> None:
+        while True:
+            due = time.monotonic() + 0.1
+            await asyncio.sleep(0.1)
+            self.seconds = max(self.seconds, time.monotonic() - due)
+
+    def __enter__(self) -> "Held":
+        self._looking = asyncio.create_task(self._look())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._looking.cancel()
+
+
 Call = Callable[[AsyncClient, "Draw", Account], Coroutine[Any, Any, None]]
 
 
