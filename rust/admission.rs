@@ -55,6 +55,11 @@ impl Terms {
         REQUEST_TOKENS + self.query_bytes / BYTES_PER_TOKEN + self.window.unwrap_or(0)
     }
 
+    /// The contexts' tokens before they are tokenized.
+    pub fn works(&self, texts: &[String]) -> usize {
+        texts.iter().map(|text| self.work(text.len())).fold(0, usize::saturating_add)
+    }
+
     /// What contexts add to it: of a stream only what stays when they have been computed. `key_bytes`: of their keys.
     pub fn contexts(&self, texts: &[String], key_bytes: usize) -> usize {
         let kept = if self.keeps_texts { texts.iter().map(String::len).sum() } else { 0 } + key_bytes;

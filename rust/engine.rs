@@ -10,12 +10,12 @@ use std::time::Instant;
 use crate::admission::Terms;
 use crate::completions::Completions;
 use crate::device::{Choice, Device};
-use crate::error::{Error, Result};
+use crate::error::{Error, Overload, Result};
 use crate::model::Model;
 use crate::model::packed::Form;
 use crate::pool::{Counters, Loaded, Pool, State};
 use crate::request::{Completion, Job, Query, Request, Text};
-use crate::scheduler::{ModelId, Ticket};
+use crate::scheduler::{Ask, ModelId, Refusal, Ticket};
 use crate::tokenize::PairTokenizer;
 
 /// What the operator wants; every value is given, none is a default of ours.
@@ -73,28 +73,34 @@ impl Engine {
             window: job.more.then(|| self.window()),
         };
         let query = Query::new(job.query.clone(), max_tokens, job.overflow);
-        let tokens = terms.request().saturating_add(terms.contexts(&job.contexts, job.key_bytes));
+        let work = terms.works(&job.contexts);
+        let holds = terms.request().saturating_add(terms.contexts(&job.contexts, job.key_bytes));
         let mut state = self.pool.shared().lock();
         let draining = state.models.get(&self.model).is_none_or(|served| served.draining);
+        let (model, priority, deadline, budget) = (self.model, job.priority, job.deadline, job.budget);
         let refused = if draining || state.stopped {
-            Some("this server is shutting down".to_string())
-        } else if state.scheduler.admits(tokens) {
-            None
+            Some("this server is shutting down".into())
         } else {
-            Some(full(&state, tokens, "request"))
+            let ask = Ask { model, priority, holds, work, deadline, budget };
+            state.scheduler.refuses(&ask, now).map(|refusal| refused(&state, &ask, refusal))
         };
         if let Some(why) = refused {
             state.count(self.model, |counters| counters.refused += 1);
             return Err(Error::Overloaded(why));
         }
+        let timer = state.scheduler.timer();
         let ticket = state.next_ticket();
-        state.scheduler.open(ticket, self.model, job.priority, job.deadline, job.budget);
-        state.scheduler.hold(ticket, tokens);
+        state.scheduler.open(ticket, model, priority, deadline, budget);
+        state.scheduler.hold(ticket, holds);
         let request = Request::new(self.model, terms, query, &job, now, completions);
         state.requests.insert(ticket, request);
         push(&mut state, ticket, job.contexts, job.more);
+        let sooner = state.scheduler.timer() != timer;
         drop(state);
         self.pool.shared().call();
+        if sooner {
+            self.pool.shared().clock.notify_one();
+        }
         Ok(ticket)
     }
 
@@ -109,9 +115,9 @@ impl Engine {
         check_texts(&contexts, request.contexts)?;
         let tokens = request.terms.contexts(&contexts, key_bytes);
         if state.requests.len() > 1 && !state.scheduler.admits_more(tokens) {
-            let why = full(&state, tokens, "message");
+            let message = full(&state, tokens, "message");
             state.count(self.model, |counters| counters.refused += 1);
-            return Err(Error::Overloaded(why));
+            return Err(Error::Overloaded(Overload { message, retry_after: None }));
         }
         state.scheduler.hold(ticket, tokens);
         push(&mut state, ticket, contexts, more);
@@ -206,6 +212,20 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
         self.pool.shared().lock().models.remove(&self.model);
+    }
+}
+
+fn refused(state: &State, ask: &Ask, refusal: Refusal) -> Overload {
+    match refusal {
+        Refusal::Full { retry_after } => Overload { message: full(state, ask.holds, "request"), retry_after },
+        Refusal::Late { takes, retry_after } => {
+            let queued = state.scheduler.queued_tokens();
+            let message = format!(
+                "with {queued} tokens in line it would take about {} ms, which is past its deadline",
+                takes.as_millis()
+            );
+            Overload { message, retry_after: Some(retry_after) }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one error of the crate. `py.rs` maps each kind to its Python exception, once.
 
 use std::path::Path;
+use std::time::Duration;
 
 /// What can go wrong, by who can mend it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -16,13 +17,32 @@ pub enum Error {
     Device(String),
     /// The queue is full, or the engine is draining; the same call may go through later or elsewhere.
     #[error("{0}")]
-    Overloaded(String),
+    Overloaded(Overload),
     /// The deadline passed before the work was done.
     #[error("{0}")]
     Deadline(String),
     /// Ours. The message is for the log, never for a caller.
     #[error("{0}")]
     Internal(String),
+}
+
+/// Why a request is refused, and when to try again, where that is known.
+#[derive(Debug, Clone)]
+pub struct Overload {
+    pub message: String,
+    pub retry_after: Option<Duration>,
+}
+
+impl std::fmt::Display for Overload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<&str> for Overload {
+    fn from(message: &str) -> Self {
+        Self { message: message.into(), retry_after: None }
+    }
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Where threads sleep that have nothing to do and nobody to assist.
     pub work: Condvar,
+    /// Where the thread sleeps that minds deadlines and budgets: told when there is an earlier one.
+    pub clock: Condvar,
     /// Goes up when there may be something new to do: what an assistant watches, who holds no lock.
     calls: AtomicU64,
     /// Threads that assist, or would.
@@ -124,6 +126,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
+            clock: Condvar::new(),
             calls: AtomicU64::new(0),
             free: Arc::default(),
             #[cfg(test)]
@@ -135,6 +138,8 @@ impl Pool {
             let thread = workers::spawn(&pool.shared, index)?;
             pool.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
+        let clock = workers::spawn_clock(&pool.shared)?;
+        pool.threads.lock().unwrap_or_else(PoisonError::into_inner).push(clock);
         Ok(pool)
     }
 
@@ -175,6 +180,7 @@ impl Pool {
         state.fail_all(|_| true, &Error::Overloaded("this server is shutting down".into()));
         drop(state);
         self.shared.call();
+        self.shared.clock.notify_all();
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -34,7 +34,13 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<Py<PyAny>> {
         Error::Input { field, message } => errors.getattr("InputError")?.call1((field, message))?,
         Error::Model(message) => errors.getattr("ModelError")?.call1((message,))?,
         Error::Device(message) => errors.getattr("DeviceError")?.call1((message,))?,
-        Error::Overloaded(message) => errors.getattr("OverloadedError")?.call1((message,))?,
+        Error::Overloaded(overload) => {
+            let made = errors.getattr("OverloadedError")?;
+            match overload.retry_after {
+                Some(after) => made.call1((&overload.message, after.as_millis() as u64))?,
+                None => made.call1((&overload.message,))?,
+            }
+        }
         Error::Deadline(message) => errors.getattr("DeadlineError")?.call1((message,))?,
         Error::Internal(message) => errors.getattr("InternalError")?.call1((message,))?,
     };

@@ -1,19 +1,28 @@
 //! Who waits with whom. A pure state machine: no threads, and no clock of its own, since it is given the time.
 //!
 //! A request is a ticket with texts to tokenize, which become pairs to compute. Compute goes in waves: a few hundred
-//! tokens of one model, mixed from all its requests in turn, so that a small request never waits for the whole of a big
-//! one. Models take waves in turn, and interactive requests go before batch ones, which age: passed over for long enough,
-//! they get a wave all the same. `T` and `P` are the caller's own text and pair; only their sizes matter here.
+//! tokens of one model, half of them from who came first, half from who is smallest, so that requests are finished one after
+//! the other, and a small one never waits for the whole of a big one (see `lane::Order`). Models take waves in turn, and
+//! interactive requests go before batch ones, which age: passed over for long enough, they get a wave all the same. Who can't
+//! be answered by its deadline is not let in, or let go (see `forecast`). `T` and `P` are the caller's own text and pair; only
+//! their sizes matter here.
 //!
 //! Waves don't keep like lengths together. A wave is packed, so there is no padding to save: the linear layers see rows,
 //! whosever they are, and attention costs each sequence its own square, in whatever company.
 
+mod forecast;
 mod lane;
+mod pace;
+mod texts;
+mod wave;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
+pub use forecast::{Ask, Refusal};
 use lane::{Lane, LaneKey, Rank};
+use pace::Pace;
+use texts::Reading;
 
 pub type Ticket = u64;
 
@@ -43,19 +52,13 @@ impl Limits {
     }
 }
 
-/// A wave smaller than this costs more in passes over the weights than a second thread gains.
-const SMALL_WAVE_TOKENS: usize = 128;
-
-/// Texts tokenized in one step: short enough that compute starts early, long enough that the lock is seldom taken.
-const TEXTS_PER_STEP: usize = 16;
-
 #[derive(Debug, PartialEq)]
 pub enum Step<T, P> {
-    /// Tokenize these texts of one request, then call `tokenized`.
-    Tokenize { ticket: Ticket, texts: Vec<T> },
-    /// Compute these pairs, all of one model, in one forward pass, then call `computed` for each.
+    /// Tokenize these texts of one request, of which the first has this place, then call `tokenized` and `ended`.
+    Tokenize { ticket: Ticket, first: usize, texts: Vec<T> },
+    /// Compute these pairs, all of one model, in one forward pass, then call `computed` for each, and `ended`.
     Compute { model: ModelId, pairs: Vec<(Ticket, P)> },
-    /// The deadline passed: the request is gone from here.
+    /// The deadline passed, or can't be met any more: the request is gone from here.
     Expired(Ticket),
     /// The budget is spent: this work of the request will not be done. It may be finished now.
     Spent { ticket: Ticket, texts: Vec<T>, pairs: Vec<P> },
@@ -69,13 +72,25 @@ struct Request<T, P> {
     deadline: Option<Instant>,
     budget: Option<Instant>,
     spent: bool,
+    look: Option<Instant>, // when to see whether it has hope left
     open: bool,
-    fresh: bool,                 // nothing of it has been tokenized
-    texts: VecDeque<(T, usize)>, // with an estimate of their tokens
-    pairs: VecDeque<(P, usize)>, // with their tokens
-    busy: usize,                 // texts and pairs handed out
-    waiting: usize,              // tokens of texts and pairs
-    held: usize,                 // tokens that it was admitted for
+    size: usize,                          // tokens of all its texts so far, as estimated
+    texts: VecDeque<(T, usize)>,          // with an estimate of their tokens
+    read: usize,                          // texts that were handed out
+    reading: BTreeMap<usize, Reading<P>>, // by the place of the first text
+    pairs: VecDeque<(P, usize)>,          // with their tokens
+    busy: usize,                          // texts and pairs handed out
+    waiting: usize,                       // tokens of texts and pairs
+    held: usize,                          // tokens that it was admitted for
+}
+
+/// What the time has come for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// Of a deadline, or of a budget.
+    End,
+    /// A look at whether there is hope.
+    Look,
 }
 
 #[derive(Debug)]
@@ -83,7 +98,8 @@ pub struct Scheduler<T, P> {
     limits: Limits,
     requests: HashMap<Ticket, Request<T, P>>,
     lanes: BTreeMap<LaneKey, Lane>,
-    timers: BTreeSet<(Instant, Ticket)>,
+    timers: BTreeSet<(Instant, Ticket, Timer)>,
+    pace: Pace,
     queued_tokens: usize,
     held_tokens: usize,
     waves: u64, // cut so far
@@ -97,6 +113,7 @@ impl<T, P> Scheduler<T, P> {
             requests: HashMap::new(),
             lanes: BTreeMap::new(),
             timers: BTreeSet::new(),
+            pace: Pace::new(limits.wave_tokens),
             queued_tokens: 0,
             held_tokens: 0,
             waves: 0,
@@ -142,7 +159,7 @@ impl<T, P> Scheduler<T, P> {
         deadline: Option<Instant>,
         budget: Option<Instant>,
     ) {
-        self.timers.extend(deadline.into_iter().chain(budget).map(|at| (at, ticket)));
+        self.timers.extend(deadline.into_iter().chain(budget).map(|at| (at, ticket, Timer::End)));
         let lane = (priority, model);
         self.lanes.entry(lane).or_insert_with(|| Lane::new(self.waves)).requests += 1;
         let request = Request {
@@ -150,9 +167,12 @@ impl<T, P> Scheduler<T, P> {
             deadline,
             budget,
             spent: false,
+            look: None,
             open: true,
-            fresh: true,
+            size: 0,
             texts: VecDeque::new(),
+            read: 0,
+            reading: BTreeMap::new(),
             pairs: VecDeque::new(),
             busy: 0,
             waiting: 0,
@@ -169,27 +189,6 @@ impl<T, P> Scheduler<T, P> {
         }
     }
 
-    /// Adds texts, each with an estimate of its tokens. Gives back those that a spent budget leaves undone.
-    pub fn push(&mut self, ticket: Ticket, texts: impl IntoIterator<Item = (T, usize)>) -> Vec<T> {
-        let Some(request) = self.requests.get_mut(&ticket) else { return Vec::new() };
-        if request.spent {
-            return texts.into_iter().map(|(text, _)| text).collect();
-        }
-        let idle = request.texts.is_empty();
-        for (text, tokens) in texts {
-            self.queued_tokens += tokens;
-            request.waiting += tokens;
-            request.texts.push_back((text, tokens));
-        }
-        if idle
-            && !request.texts.is_empty()
-            && let Some(lane) = self.lanes.get_mut(&request.lane)
-        {
-            if request.fresh { &mut lane.fresh } else { &mut lane.texts }.push_back(ticket);
-        }
-        Vec::new()
-    }
-
     /// No more texts will come.
     pub fn close(&mut self, ticket: Ticket) {
         if let Some(request) = self.requests.get_mut(&ticket) {
@@ -197,32 +196,16 @@ impl<T, P> Scheduler<T, P> {
         }
     }
 
-    /// `texts` of the texts handed out have become these pairs, each with its tokens. Gives back those that a spent
-    /// budget leaves undone.
-    pub fn tokenized(&mut self, ticket: Ticket, texts: usize, pairs: Vec<(P, usize)>) -> Vec<P> {
-        let Some(request) = self.requests.get_mut(&ticket) else { return Vec::new() };
-        request.busy -= texts;
-        if request.spent {
-            return pairs.into_iter().map(|(pair, _)| pair).collect();
-        }
-        let Some(lane) = self.lanes.get_mut(&request.lane) else { return Vec::new() };
-        if request.pairs.is_empty() && !pairs.is_empty() {
-            lane.pairs.push_back(ticket);
-        }
-        for (pair, tokens) in pairs {
-            self.queued_tokens += tokens;
-            request.waiting += tokens;
-            lane.pair_tokens += tokens;
-            request.pairs.push_back((pair, tokens));
-        }
-        Vec::new()
-    }
-
     /// One pair handed out has been computed.
     pub fn computed(&mut self, ticket: Ticket) {
         if let Some(request) = self.requests.get_mut(&ticket) {
             request.busy -= 1;
         }
+    }
+
+    /// A step that was handed out has ended, having computed so many tokens, if any: how fast the threads are is learned here.
+    pub fn ended(&mut self, now: Instant, tokens: usize) {
+        self.pace.end(now, tokens);
     }
 
     /// Whether a request is closed and all its work is done or given up.
@@ -244,29 +227,39 @@ impl<T, P> Scheduler<T, P> {
                 }
             }
             for at in request.deadline.into_iter().chain(request.budget) {
-                self.timers.remove(&(at, ticket));
+                self.timers.remove(&(at, ticket, Timer::End));
+            }
+            if let Some(at) = request.look {
+                self.timers.remove(&(at, ticket, Timer::Look));
             }
         }
     }
 
     /// What to do now.
     pub fn next(&mut self, now: Instant) -> Step<T, P> {
-        if let Some(step) = self.late(now) {
+        if let Some(step) = self.due(now) {
             return step;
         }
         for (rank, _, key) in self.order() {
             let Some(lane) = self.lanes.get(&key) else { continue };
             if lane.wants_texts(rank, self.limits.wave_tokens) {
+                self.pace.begin(now);
                 return self.cut_texts(key);
             }
             if lane.pair_tokens > 0 {
                 if rank == Rank::Aged {
                     self.aged = self.waves + 1;
                 }
-                return self.cut_wave(key);
+                self.pace.begin(now);
+                return self.cut_wave(key, rank, now);
             }
         }
-        Step::Wait(self.timers.first().map(|(at, _)| *at))
+        Step::Wait(self.timer())
+    }
+
+    /// When there is something `due`, if nothing else comes before.
+    pub fn timer(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, ..)| *at)
     }
 
     /// The lanes, in the order in which they are asked for a step; of one rank, those first whose last wave is longest ago.
@@ -278,15 +271,28 @@ impl<T, P> Scheduler<T, P> {
         order
     }
 
-    fn late(&mut self, now: Instant) -> Option<Step<T, P>> {
-        while let Some(&(at, ticket)) = self.timers.first()
+    /// What a deadline or a budget has come to by now, `Expired` or `Spent`: `next` says it too, but only to a thread that is
+    /// free, which may be a wave later.
+    pub fn due(&mut self, now: Instant) -> Option<Step<T, P>> {
+        while let Some(&(at, ticket, timer)) = self.timers.first()
             && at <= now
         {
             self.timers.pop_first();
             let Some(request) = self.requests.get_mut(&ticket) else { continue };
-            if request.deadline.is_some_and(|deadline| deadline <= now) {
+            let expired = match timer {
+                Timer::End => request.deadline.is_some_and(|deadline| deadline <= now),
+                Timer::Look => {
+                    request.look = None;
+                    self.hopeless(ticket, now)
+                }
+            };
+            if expired {
                 self.remove(ticket);
                 return Some(Step::Expired(ticket));
+            }
+            let Some(request) = self.requests.get_mut(&ticket) else { continue };
+            if timer == Timer::Look {
+                continue;
             }
             request.spent = true;
             let (texts, pairs) = self.take_work(ticket);
@@ -298,108 +304,25 @@ impl<T, P> Scheduler<T, P> {
     /// Takes all that waits of a request out of the queue.
     fn take_work(&mut self, ticket: Ticket) -> (Vec<T>, Vec<P>) {
         let Some(request) = self.requests.get_mut(&ticket) else { return Default::default() };
+        let mut held_back = Vec::new();
+        request.reading.retain(|_, reading| match reading.pairs.take() {
+            None => true,
+            Some(pairs) => {
+                held_back.extend(pairs);
+                false
+            }
+        });
         let pair_tokens: usize = request.pairs.iter().map(|(_, tokens)| tokens).sum();
-        // A request stands in its lane only while it has work of that kind.
         if let Some(lane) = self.lanes.get_mut(&request.lane) {
-            if !request.texts.is_empty() {
-                if request.fresh { &mut lane.fresh } else { &mut lane.texts }
-                    .retain(|&other| other != ticket);
-            }
-            if !request.pairs.is_empty() {
-                lane.pairs.retain(|&other| other != ticket);
-            }
+            lane.texts.remove(ticket, request.size);
+            lane.pairs.remove(ticket, request.size);
             lane.pair_tokens -= pair_tokens;
+            lane.waiting -= request.waiting;
         }
         self.queued_tokens -= std::mem::take(&mut request.waiting);
         let texts = request.texts.drain(..).map(|(text, _)| text).collect();
-        (texts, request.pairs.drain(..).map(|(pair, _)| pair).collect())
+        (texts, request.pairs.drain(..).chain(held_back).map(|(pair, _)| pair).collect())
     }
-
-    fn cut_texts(&mut self, key: LaneKey) -> Step<T, P> {
-        let Some(lane) = self.lanes.get_mut(&key) else { return Step::Wait(None) };
-        let Some(ticket) = lane.next_text() else { return Step::Wait(None) };
-        let Some(request) = self.requests.get_mut(&ticket) else { return Step::Wait(None) };
-        request.fresh = false;
-        let share = request.texts.len().div_ceil(self.limits.threads).min(TEXTS_PER_STEP);
-        let mut texts = Vec::with_capacity(share);
-        let mut estimate = 0;
-        // About a wave, no more: what is ready delays whoever comes next.
-        while texts.len() < share
-            && estimate < self.limits.wave_tokens
-            && let Some((text, tokens)) = request.texts.pop_front()
-        {
-            estimate += tokens;
-            texts.push(text);
-        }
-        self.queued_tokens -= estimate;
-        request.waiting -= estimate;
-        request.busy += texts.len();
-        if !request.texts.is_empty() {
-            lane.texts.push_back(ticket);
-        }
-        Step::Tokenize { ticket, texts }
-    }
-
-    /// Pairs from every request of the lane in turn, then from the model's other lane, until the wave is full.
-    fn cut_wave(&mut self, (priority, model): LaneKey) -> Step<T, P> {
-        let ready: usize = self.lanes.values().map(|lane| lane.pair_tokens).sum();
-        // When less is left than would fill every thread's wave, the threads share it.
-        let small = SMALL_WAVE_TOKENS.min(self.limits.wave_tokens);
-        let target = ready.div_ceil(self.limits.threads).clamp(small, self.limits.wave_tokens);
-        let mut wave = Wave { pairs: Vec::new(), tokens: 0, target };
-        self.waves += 1;
-        let other = match priority {
-            Priority::Interactive => Priority::Batch,
-            Priority::Batch => Priority::Interactive,
-        };
-        for key in [(priority, model), (other, model)] {
-            self.fill_wave(key, &mut wave);
-        }
-        Step::Compute { model, pairs: wave.pairs }
-    }
-
-    fn fill_wave(&mut self, key: LaneKey, wave: &mut Wave<P>) {
-        let Some(lane) = self.lanes.get_mut(&key) else { return };
-        // A request's turn: half a wave, so that with two or more in line none has a wave to itself.
-        let turn = (wave.target / 2).max(1);
-        while let Some(ticket) = lane.pairs.pop_front() {
-            let Some(request) = self.requests.get_mut(&ticket) else { continue };
-            let (had, end) = (wave.pairs.len(), wave.tokens + turn);
-            let mut full = false;
-            while wave.tokens < end
-                && let Some(&(_, tokens)) = request.pairs.front()
-            {
-                full = !wave.pairs.is_empty() && wave.tokens + tokens > wave.target;
-                if full {
-                    break;
-                }
-                if let Some((pair, tokens)) = request.pairs.pop_front() {
-                    wave.pairs.push((ticket, pair));
-                    wave.tokens += tokens;
-                    lane.pair_tokens -= tokens;
-                    lane.turn = self.waves;
-                    self.queued_tokens -= tokens;
-                    request.waiting -= tokens;
-                    request.busy += 1;
-                }
-            }
-            match (request.pairs.is_empty(), wave.pairs.len() > had) {
-                (true, _) => {}
-                // Even where the wave was full before its turn was over: else long pairs would come first every time.
-                (false, true) => lane.pairs.push_back(ticket),
-                (false, false) => lane.pairs.push_front(ticket),
-            }
-            if full {
-                return;
-            }
-        }
-    }
-}
-
-struct Wave<P> {
-    pairs: Vec<(Ticket, P)>,
-    tokens: usize,
-    target: usize,
 }
 
 #[cfg(test)]
@@ -407,5 +330,10 @@ struct Wave<P> {
 mod tests;
 
 #[cfg(test)]
-#[path = "scheduler/fairness_tests.rs"]
 mod fairness_tests;
+
+#[cfg(test)]
+mod overload_tests;
+
+#[cfg(test)]
+mod simulated;

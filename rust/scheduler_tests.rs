@@ -30,9 +30,9 @@ fn first_wave(scheduler: &mut TestScheduler, now: Instant, tokens: usize) -> Wav
 fn wave_of(scheduler: &mut TestScheduler, now: Instant, tokens: impl Fn(Ticket) -> usize) -> Wave {
     loop {
         match scheduler.next(now) {
-            Step::Tokenize { ticket, texts } => {
+            Step::Tokenize { ticket, first, texts } => {
                 let pairs = texts.iter().map(|id| (*id, tokens(ticket))).collect();
-                assert!(scheduler.tokenized(ticket, texts.len(), pairs).is_empty());
+                assert!(scheduler.tokenized(ticket, first, pairs).is_empty());
             }
             Step::Compute { pairs: wave, .. } => {
                 wave.iter().for_each(|(ticket, _)| scheduler.computed(*ticket));
@@ -79,11 +79,11 @@ fn interactive_goes_before_batch_which_fills_what_is_left() {
 fn the_last_pairs_are_shared_among_threads() {
     let (mut scheduler, now) = (scheduler(), Instant::now());
     submit(&mut scheduler, 1, Priority::Interactive, 2);
-    let Step::Tokenize { texts, .. } = scheduler.next(now) else { panic!() };
+    let Step::Tokenize { first, texts, .. } = scheduler.next(now) else { panic!() };
     assert_eq!(texts, [0], "two threads, two texts: one each");
-    scheduler.tokenized(1, 1, vec![(0, 128)]);
-    let Step::Tokenize { texts, .. } = scheduler.next(now) else { panic!() };
-    scheduler.tokenized(1, texts.len(), vec![(1, 128)]);
+    scheduler.tokenized(1, first, vec![(0, 128)]);
+    let Step::Tokenize { first, .. } = scheduler.next(now) else { panic!() };
+    scheduler.tokenized(1, first, vec![(1, 128)]);
     assert_eq!(scheduler.next(now), Step::Compute { model: 0, pairs: vec![(1, 0)] });
     assert_eq!(scheduler.next(now), Step::Compute { model: 0, pairs: vec![(1, 1)] });
     assert_eq!(scheduler.next(now), Step::Wait(None));
@@ -97,7 +97,7 @@ fn expired_work_is_never_handed_out() {
     scheduler.push(1, [(0, 10)]);
     scheduler.close(1);
     assert!(matches!(scheduler.next(now), Step::Tokenize { .. }));
-    scheduler.tokenized(1, 1, vec![(0, 10)]);
+    scheduler.tokenized(1, 0, vec![(0, 10)]);
     assert_eq!(scheduler.next(deadline), Step::Expired(1));
     assert_eq!(scheduler.next(deadline), Step::Wait(None));
     assert_eq!(scheduler.queued_tokens(), 0);
@@ -110,13 +110,13 @@ fn a_spent_budget_gives_back_what_was_not_reached() {
     scheduler.open(1, 0, Priority::Interactive, None, Some(budget));
     scheduler.push(1, (0..40).map(|id| (id, 10)));
     scheduler.close(1);
-    let Step::Tokenize { texts, .. } = scheduler.next(now) else { panic!() };
-    let Step::Tokenize { texts: late, .. } = scheduler.next(now) else { panic!() };
-    scheduler.tokenized(1, texts.len(), texts.iter().map(|id| (*id, 100)).collect());
+    let Step::Tokenize { first, texts, .. } = scheduler.next(now) else { panic!() };
+    let Step::Tokenize { first: second, texts: late, .. } = scheduler.next(now) else { panic!() };
+    scheduler.tokenized(1, first, texts.iter().map(|id| (*id, 100)).collect());
     let Step::Compute { pairs: wave, .. } = scheduler.next(now) else { panic!() };
     let Step::Spent { ticket: 1, texts: unread, pairs } = scheduler.next(budget) else { panic!() };
     assert!(!scheduler.finished(1), "a wave and some texts are still out");
-    let undone = scheduler.tokenized(1, late.len(), late.iter().map(|id| (*id, 100)).collect());
+    let undone = scheduler.tokenized(1, second, late.iter().map(|id| (*id, 100)).collect());
     assert_eq!(undone, late, "what comes too late is not computed");
     assert_eq!(scheduler.push(1, [(99, 10)]), [99]);
     wave.iter().for_each(|_| scheduler.computed(1));
@@ -152,9 +152,9 @@ fn what_waits_of_a_request_is_what_is_neither_out_nor_done() {
     let (mut scheduler, now) = (scheduler(), Instant::now());
     submit(&mut scheduler, 1, Priority::Interactive, 4);
     assert_eq!((scheduler.waiting(1), scheduler.waiting(2)), (40, 0));
-    let Step::Tokenize { texts, .. } = scheduler.next(now) else { panic!() };
+    let Step::Tokenize { first, texts, .. } = scheduler.next(now) else { panic!() };
     assert_eq!(scheduler.waiting(1), 20);
-    scheduler.tokenized(1, texts.len(), texts.iter().map(|id| (*id, 200)).collect());
+    scheduler.tokenized(1, first, texts.iter().map(|id| (*id, 200)).collect());
     assert_eq!(scheduler.waiting(1), 420);
     let Step::Compute { pairs, .. } = scheduler.next(now) else { panic!() };
     assert_eq!((pairs.len(), scheduler.waiting(1)), (1, 220));
@@ -209,7 +209,7 @@ struct World {
 }
 
 enum Out {
-    Texts(Ticket, Vec<u32>),
+    Texts(Ticket, usize, Vec<u32>),
     Pairs(Wave),
 }
 
@@ -227,9 +227,9 @@ impl World {
                 assert!(at.is_none_or(|at| at > now));
                 return false;
             }
-            Step::Tokenize { ticket, texts } => {
+            Step::Tokenize { ticket, first, texts } => {
                 assert!(!self.gone.contains(&ticket) && !late(self, &ticket) && !texts.is_empty());
-                self.out.push(Out::Texts(ticket, texts));
+                self.out.push(Out::Texts(ticket, first, texts));
             }
             Step::Compute { model, pairs: wave } => {
                 assert!(!wave.is_empty());
@@ -256,10 +256,10 @@ impl World {
         sizes: &mut HashMap<(Ticket, u32), usize>,
     ) {
         match self.out.swap_remove(which) {
-            Out::Texts(ticket, texts) => {
+            Out::Texts(ticket, first, texts) => {
                 let pairs = texts.iter().map(|id| (*id, tokens)).collect();
                 texts.iter().for_each(|id| _ = sizes.insert((ticket, *id), tokens));
-                let undone = scheduler.tokenized(ticket, texts.len(), pairs);
+                let undone = scheduler.tokenized(ticket, first, pairs);
                 self.account(ticket, undone);
             }
             Out::Pairs(wave) => {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,25 @@ pub(crate) fn spawn(shared: &Arc<Shared>, index: usize) -> Result<JoinHandle<()>
         .map_err(|e| Error::Device(format!("can't start thread {index}: {e}")))
 }
 
+/// Starts the thread that minds deadlines and budgets while all others may be in a wave: it never computes.
+pub(crate) fn spawn_clock(shared: &Arc<Shared>) -> Result<JoinHandle<()>> {
+    let shared = shared.clone();
+    std::thread::Builder::new()
+        .name("rerankd-clock".into())
+        .spawn(move || {
+            let mut state = shared.lock();
+            while !state.stopped {
+                if let Some(step) = state.scheduler.due(Instant::now()) {
+                    take(&mut state, step);
+                    continue;
+                }
+                let until = state.scheduler.timer();
+                state = sleep(&shared.clock, state, until);
+            }
+        })
+        .map_err(|e| Error::Device(format!("can't start the clock's thread: {e}")))
+}
+
 /// A thread's place in the pool: the pool knows when it is given up.
 struct Post<'a> {
     shared: &'a Shared,
@@ -45,7 +64,9 @@ impl Drop for Post<'_> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.alive -= 1;
-        state.steps[self.index] = None;
+        if state.steps[self.index].take().is_some() {
+            state.scheduler.ended(Instant::now(), 0);
+        }
         if std::thread::panicking() {
             // A fault in the bookkeeping itself: whose work this thread had in hand is not known, and all are told.
             state.fail_all(|_| true, &Error::Internal(format!("thread {} died", self.index)));
@@ -64,7 +85,7 @@ struct Worker<'a> {
 
 /// A step that is done outside the lock.
 enum Work {
-    Tokenize { loaded: Arc<Loaded>, ticket: Ticket, query: Arc<Query>, texts: Vec<Text> },
+    Tokenize { loaded: Arc<Loaded>, ticket: Ticket, query: Arc<Query>, first: usize, texts: Vec<Text> },
     Compute { loaded: Arc<Loaded>, model: ModelId, wave: Vec<(Ticket, Pair)> },
 }
 
@@ -72,8 +93,8 @@ impl Worker<'_> {
     fn run(mut self) {
         while let Some(work) = self.next() {
             match work {
-                Work::Tokenize { loaded, ticket, query, texts } => {
-                    self.tokenize(&loaded, ticket, &query, &texts);
+                Work::Tokenize { loaded, ticket, query, first, texts } => {
+                    self.tokenize(&loaded, ticket, &query, first, &texts);
                 }
                 Work::Compute { loaded, model, wave } => self.compute(&loaded, model, &wave),
             }
@@ -97,7 +118,13 @@ impl Worker<'_> {
                     shared.free.fetch_sub(1, Ordering::Relaxed);
                 }
                 step => {
-                    let Some(work) = take(&mut state, step) else { continue };
+                    let handed_out = matches!(step, Step::Tokenize { .. } | Step::Compute { .. });
+                    let Some(work) = take(&mut state, step) else {
+                        if handed_out {
+                            state.scheduler.ended(now, 0);
+                        }
+                        continue;
+                    };
                     state.steps[self.index] = Some(now);
                     if let Work::Compute { .. } = work {
                         state.leads.push(self.crew.clone());
@@ -109,11 +136,12 @@ impl Worker<'_> {
         }
     }
 
-    fn tokenize(&self, loaded: &Loaded, ticket: Ticket, query: &Query, texts: &[Text]) {
+    fn tokenize(&self, loaded: &Loaded, ticket: Ticket, query: &Query, first: usize, texts: &[Text]) {
         let started = Instant::now();
         let pairs = caught("tokenizing", || query.pairs(&loaded.tokenizer, texts));
         let mut state = self.shared.lock();
         let State { scheduler, requests, .. } = &mut *state;
+        scheduler.ended(Instant::now(), 0);
         let Some(request) = requests.get_mut(&ticket) else { return };
         request.tokenized_in(started.elapsed());
         match pairs {
@@ -123,7 +151,7 @@ impl Worker<'_> {
                     let tokens = pair.encoded.ids.len();
                     (pair, tokens)
                 });
-                let undone = scheduler.tokenized(ticket, texts.len(), sized.collect());
+                let undone = scheduler.tokenized(ticket, first, sized.collect());
                 request.give_up(undone.iter().map(|pair| pair.id));
                 state.finish_if_done(ticket);
             }
@@ -145,6 +173,7 @@ impl Worker<'_> {
             self.scratch.remove(&model);
         }
         let mut state = self.shared.lock();
+        state.scheduler.ended(started + time, batch.tokens());
         state.leads.retain(|crew| !Arc::ptr_eq(crew, &self.crew));
         self.shared.dismiss();
         state.count(model, |counters| {
@@ -192,20 +221,24 @@ fn wait<'a>(
         }
         time = Some(time.map_or(NAP, |time| time.min(NAP)));
     }
-    let work = &shared.work;
-    match time {
-        None => work.wait(state).unwrap_or_else(PoisonError::into_inner),
-        Some(time) => work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
+    sleep(&shared.work, state, time.map(|time| Instant::now() + time))
+}
+
+/// Sleeps until then, or a notice.
+fn sleep<'a>(on: &Condvar, state: MutexGuard<'a, State>, until: Option<Instant>) -> MutexGuard<'a, State> {
+    match until.map(|at| at.saturating_duration_since(Instant::now())) {
+        None => on.wait(state).unwrap_or_else(PoisonError::into_inner),
+        Some(time) => on.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
     }
 }
 
 /// What is to be done outside the lock for this step, if anything.
 fn take(state: &mut State, step: Step<Text, Pair>) -> Option<Work> {
     match step {
-        Step::Tokenize { ticket, texts } => {
+        Step::Tokenize { ticket, first, texts } => {
             let request = state.requests.get(&ticket)?;
             let loaded = state.models.get(&request.model)?.loaded.clone();
-            Some(Work::Tokenize { loaded, ticket, query: request.query.clone(), texts })
+            Some(Work::Tokenize { loaded, ticket, query: request.query.clone(), first, texts })
         }
         Step::Compute { model, pairs: wave } => {
             let loaded = state.models.get(&model)?.loaded.clone();
@@ -215,7 +248,10 @@ fn take(state: &mut State, step: Step<Text, Pair>) -> Option<Work> {
             if let Some(model) = state.requests.get(&ticket).map(|request| request.model) {
                 state.count(model, |counters| counters.expired += 1);
             }
-            state.fail(ticket, Error::Deadline("the deadline passed in the queue".into()));
+            state.fail(
+                ticket,
+                Error::Deadline("the deadline passed in the queue, or could not be met any more".into()),
+            );
             None
         }
         Step::Spent { ticket, texts, pairs } => {

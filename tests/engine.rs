@@ -202,6 +202,25 @@ fn a_full_queue_refuses() {
 }
 
 #[test]
+fn what_can_not_be_done_by_its_deadline_is_refused_with_when_to_come_back() {
+    let engine = engine(&mini_en(), 2);
+    // It knows how fast it is when it has computed something.
+    logits(&engine, "what is a panda?", &many(500));
+    let completions = completions();
+    let big = engine.submit(job("what is a panda?", &many(900)), completions.clone()).unwrap();
+    let within =
+        |time| rerankd::request::Job { deadline: Some(Instant::now() + time), ..job("q", &many(800)) };
+    let Err(Error::Overloaded(refusal)) = ask(&engine, within(Duration::from_millis(1))) else {
+        panic!("900 contexts and 800 more are no work for a millisecond");
+    };
+    assert!(refusal.message.contains("past its deadline"), "{refusal}");
+    assert!(refusal.retry_after.is_some_and(|after| after >= Duration::from_millis(10)));
+    assert_eq!(engine.stats().counters.refused, 1);
+    assert_eq!(ask(&engine, within(Duration::from_secs(600))).unwrap().ids.len(), 800);
+    engine.cancel(big);
+}
+
+#[test]
 fn models_of_one_pool_share_its_threads_and_its_queue() {
     let shared = Arc::new(Pool::new(Limits { queue_tokens: 25_000, ..limits(2) }).unwrap());
     let [one, two] =

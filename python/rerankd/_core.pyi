@@ -105,7 +105,8 @@ class Engine:
         One completion with `last` set follows for each ticket; a progressive one is preceded by a completion
         per wave. `more` leaves the ticket open for `extend`. overflow: truncate, truncate_context, chunk,
         reject. priority: interactive, batch. What the caller keeps until the end counts for admission:
-        key_bytes of keys, and the texts where keeps_texts. Raises InputError, OverloadedError.
+        key_bytes of keys, and the texts where keeps_texts. Raises InputError, and OverloadedError where the
+        queue is full, or, at the rate measured, those before it leave too little time for it.
         """
     def extend(self, ticket: int, contexts: Sequence[str], *, more: bool, key_bytes: int = 0) -> None:
         """Adds contexts to an open ticket; ids run on. `more=False` closes it. A finished one ignores it.

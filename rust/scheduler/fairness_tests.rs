@@ -1,118 +1,11 @@
 //! Who gets how much of the threads, and when: the scheduler run against a clock that only the test moves.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::simulated::{LIKE, Like, TOKEN, Threads, WAVE};
 use super::*;
-
-const WAVE: usize = 256;
-
-/// A token takes a microsecond to compute; tokenizing takes no time.
-const TOKEN: Duration = Duration::from_micros(1);
-
-/// A thread in a wave.
-struct Running {
-    end: Instant,
-    pairs: Vec<(Ticket, u32)>,
-}
-
-/// Threads that do what the scheduler says, in simulated time.
-struct Threads {
-    scheduler: Scheduler<u32, u32>,
-    now: Instant,
-    threads: usize,
-    running: Vec<Running>,
-    /// Tokens of each pair of a ticket, and how many pairs a text of it becomes.
-    sizes: HashMap<Ticket, (usize, u32)>,
-    waves: Vec<(ModelId, Vec<Ticket>)>,
-    answered: HashMap<Ticket, Instant>,
-}
-
-impl Threads {
-    fn new(threads: usize) -> Self {
-        let limits = Limits { threads, wave_tokens: WAVE, queue_tokens: 1_000_000 };
-        Self {
-            scheduler: Scheduler::new(limits),
-            now: Instant::now(),
-            threads,
-            running: Vec::new(),
-            sizes: HashMap::new(),
-            waves: Vec::new(),
-            answered: HashMap::new(),
-        }
-    }
-
-    fn submit(&mut self, ticket: Ticket, model: ModelId, priority: Priority, texts: u32, tokens: usize) {
-        self.submit_with(ticket, (model, priority), (texts, tokens, 1), None);
-    }
-
-    fn submit_with(
-        &mut self,
-        ticket: Ticket,
-        (model, priority): (ModelId, Priority),
-        (texts, tokens, windows): (u32, usize, u32),
-        budget: Option<Instant>,
-    ) {
-        self.sizes.insert(ticket, (tokens, windows));
-        self.scheduler.open(ticket, model, priority, None, budget);
-        let estimate = tokens * windows as usize;
-        self.scheduler.push(ticket, (0..texts).map(|text| (text, estimate)));
-        self.scheduler.close(ticket);
-    }
-
-    fn answer_if_done(&mut self, ticket: Ticket) {
-        if self.scheduler.finished(ticket) {
-            self.scheduler.remove(ticket);
-            self.answered.insert(ticket, self.now);
-        }
-    }
-
-    /// Gives every free thread something to do; the time then is that of the next end of a wave. False: nothing is left.
-    fn step(&mut self) -> bool {
-        let mut timer = None;
-        while self.running.len() < self.threads {
-            match self.scheduler.next(self.now) {
-                Step::Tokenize { ticket, texts } => {
-                    let (tokens, windows) = self.sizes[&ticket];
-                    let pairs = texts.iter().flat_map(|text| (0..windows).map(|_| (*text, tokens))).collect();
-                    self.scheduler.tokenized(ticket, texts.len(), pairs);
-                    self.answer_if_done(ticket);
-                }
-                Step::Compute { model, pairs } => {
-                    let tokens: usize = pairs.iter().map(|(ticket, _)| self.sizes[ticket].0).sum();
-                    self.waves.push((model, pairs.iter().map(|(ticket, _)| *ticket).collect()));
-                    self.running.push(Running { end: self.now + TOKEN * tokens as u32, pairs });
-                }
-                Step::Spent { ticket, .. } => self.answer_if_done(ticket),
-                Step::Expired(ticket) => panic!("{ticket} has no deadline"),
-                Step::Wait(until) => {
-                    timer = until;
-                    break;
-                }
-            }
-        }
-        let end = self.running.iter().map(|running| running.end).min();
-        let Some(next) = end.into_iter().chain(timer).min() else { return false };
-        self.now = self.now.max(next);
-        for running in std::mem::take(&mut self.running) {
-            if running.end > self.now {
-                self.running.push(running);
-                continue;
-            }
-            for (ticket, _) in running.pairs {
-                self.scheduler.computed(ticket);
-                self.answer_if_done(ticket);
-            }
-        }
-        true
-    }
-
-    fn has(&self, ticket: Ticket) -> usize {
-        self.waves.iter().filter(|(_, tickets)| tickets.contains(&ticket)).count()
-    }
-}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() })]
@@ -129,7 +22,7 @@ proptest! {
         for (model, count) in requests.iter().enumerate() {
             for _ in 0..*count {
                 ticket += 1;
-                threads.submit(ticket, model, Priority::Interactive, 2000 / *count as u32, tokens);
+                threads.submit(ticket, Like { model, texts: 2000 / *count as u32, tokens, ..LIKE });
             }
         }
         while threads.waves.len() < 60 {
@@ -153,18 +46,18 @@ proptest! {
         let count = threads;
         let mut threads = Threads::new(threads);
         for model in 0..models {
-            let big = (400, tokens, windows);
-            threads.submit_with(model as u64, (model, Priority::Interactive), big, None);
+            threads.submit(model as u64, Like { model, texts: 400, tokens, windows, ..LIKE });
         }
         while threads.waves.len() < before {
             prop_assert!(threads.step());
         }
         let (small, since) = (1000, threads.waves.len());
-        threads.submit(small, 0, Priority::Interactive, 1, tokens);
+        threads.submit(small, Like { tokens, ..LIKE });
         while threads.has(small) == 0 {
             prop_assert!(threads.step());
         }
-        let first = threads.waves.iter().position(|(_, tickets)| tickets.contains(&small)).unwrap();
+        let holds = |(_, pairs): &(ModelId, Vec<(Ticket, u32)>)| pairs.iter().any(|(ticket, _)| *ticket == small);
+        let first = threads.waves.iter().position(holds).unwrap();
         prop_assert!(first - since <= 2 * models + count, "{} waves", first - since);
     }
 
@@ -178,10 +71,11 @@ proptest! {
         let mut threads = Threads::new(threads);
         // Of model 0 interactive requests alone, so that batch requests of the others can't fill up its waves.
         for ticket in 1..4 {
-            threads.submit(ticket, 0, Priority::Interactive, 4000, tokens);
+            threads.submit(ticket, Like { texts: 4000, tokens, ..LIKE });
         }
         for model in 1..=models {
-            threads.submit(10 + model as u64, model, Priority::Batch, 400, tokens);
+            let priority = Priority::Batch;
+            threads.submit(10 + model as u64, Like { model, priority, texts: 400, tokens, ..LIKE });
         }
         let waves = 10 * models * 8;
         while threads.waves.len() < waves {
@@ -195,13 +89,13 @@ proptest! {
     #[test]
     fn new_requests_do_not_starve_begun_ones(tokens in 16usize..200, threads in 1usize..4) {
         let mut threads = Threads::new(threads);
-        threads.submit(1, 0, Priority::Interactive, 100, tokens);
+        threads.submit(1, Like { texts: 100, tokens, ..LIKE });
         for ticket in 2..4000 {
             if threads.answered.contains_key(&1) {
                 return Ok(());
             }
             // More comes, every time, than can be done.
-            threads.submit(ticket, 0, Priority::Interactive, 16, tokens);
+            threads.submit(ticket, Like { texts: 16, tokens, ..LIKE });
             prop_assert!(threads.step());
         }
         prop_assert!(false, "the first request is still not answered");
@@ -219,14 +113,14 @@ proptest! {
         let mut threads = Threads::new(threads);
         let mut wave = WAVE.max(tokens);
         for (ticket, (model, texts, tokens)) in (10..).zip(others) {
-            threads.submit(ticket, model, Priority::Interactive, texts, tokens);
+            threads.submit(ticket, Like { model, texts, tokens, ..LIKE });
             wave = wave.max(tokens);
         }
         for _ in 0..3 {
             threads.step();
         }
         let budget = threads.now + Duration::from_micros(budget_us);
-        threads.submit_with(1, (0, Priority::Interactive), (texts, tokens, 1), Some(budget));
+        threads.submit(1, Like { texts, tokens, budget: Some(budget), ..LIKE });
         while threads.step() && !threads.answered.contains_key(&1) {}
         let late = threads.answered[&1].saturating_duration_since(budget);
         prop_assert!(late <= TOKEN * wave as u32, "{late:?} after the budget; a wave is {wave} us");

@@ -1,23 +1,12 @@
-//! One model's requests of one priority, and when it is their turn.
+//! One model's requests of one priority, and who of them is next.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 
 use super::{ModelId, Priority, Ticket};
 
-/// A new request's first texts are tokenized at once, so that it joins the next wave, unless this many waves are ready:
-/// under overload tokenizing must not starve the model.
-const READY_WAVES: usize = 8;
-
-/// ... or unless so many requests are in line with pairs. What one request has ready never keeps others out: it has its
-/// turn, half a wave, like them.
-const READY_REQUESTS: usize = 2 * READY_WAVES;
-
 /// Batch requests that have waited for this many waves get the next one, once in so many: at saturation batch work
 /// goes on, and costs the interactive no more than that.
-const AGE_WAVES: u64 = 8;
-
-/// Begun requests among which those that begin take every second turn; of more, every third, and so on.
-const FEW_BEGUN: usize = 4;
+pub(super) const AGE_WAVES: u64 = 8;
 
 /// Who is asked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,15 +18,79 @@ pub(super) enum Rank {
 
 pub(super) type LaneKey = (Priority, ModelId);
 
-/// One model's requests of one priority that have work, each kind in turn. It is there while it has requests.
+/// The two orders in which requests are served, half of the work each.
+///
+/// By age: who came first is finished first. Of many alike that share the threads in turns none is done before nearly all
+/// are, and under overload all of them too late; in order, as many are done as there is time for, and none waits for ever.
+/// Not by deadline: then those who give little time would push aside those who give much, or set none.
+///
+/// By size: a small request never waits for a whole big one. It is the size that counts, and not what is left: a stream that
+/// brings little at a time would always be small. Where all are alike both orders are one, and so nothing is lost by the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Age,
+    Size,
+}
+
+impl Order {
+    pub fn other(self) -> Self {
+        match self {
+            Order::Age => Order::Size,
+            Order::Size => Order::Age,
+        }
+    }
+}
+
+/// Requests in line, in both orders. Tickets are given in the order of arrival.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    by_age: BTreeSet<Ticket>,
+    by_size: BTreeSet<(usize, Ticket)>,
+}
+
+impl Line {
+    pub fn is_empty(&self) -> bool {
+        self.by_age.is_empty()
+    }
+
+    pub fn insert(&mut self, ticket: Ticket, size: usize) {
+        self.by_age.insert(ticket);
+        self.by_size.insert((size, ticket));
+    }
+
+    /// Whether it was there.
+    pub fn remove(&mut self, ticket: Ticket, size: usize) -> bool {
+        self.by_size.remove(&(size, ticket));
+        self.by_age.remove(&ticket)
+    }
+
+    pub fn first(&self, order: Order) -> Option<Ticket> {
+        match order {
+            Order::Age => self.by_age.first().copied(),
+            Order::Size => self.by_size.first().map(|(_, ticket)| *ticket),
+        }
+    }
+
+    /// Its first, where it comes before all of another line.
+    fn first_before(&self, other: &Line, order: Order) -> Option<Ticket> {
+        let before = match order {
+            Order::Age => self.by_age.first() < other.by_age.first(),
+            Order::Size => self.by_size.first() < other.by_size.first(),
+        };
+        if before { self.first(order) } else { None }
+    }
+}
+
+/// It is there while it has requests.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub requests: usize,
-    pub fresh: VecDeque<Ticket>, // texts, and none tokenized yet
-    pub texts: VecDeque<Ticket>,
-    pub pairs: VecDeque<Ticket>,
+    pub texts: Line, // requests with texts to tokenize
+    pub pairs: Line, // requests with pairs to compute
     pub pair_tokens: usize,
-    since_fresh: usize, // steps for begun requests since the last one for a fresh one
+    pub waiting: usize, // tokens of all that waits, as far as they are known
+    pub balance: isize, // tokens that went by age, less those that went by size
+    reads: Order,       // in which texts are tokenized next
     pub turn: u64,      // how many waves there had been at its last one, or when it began
 }
 
@@ -45,11 +98,12 @@ impl Lane {
     pub fn new(waves: u64) -> Self {
         Self {
             requests: 0,
-            fresh: VecDeque::new(),
-            texts: VecDeque::new(),
-            pairs: VecDeque::new(),
+            texts: Line::default(),
+            pairs: Line::default(),
             pair_tokens: 0,
-            since_fresh: 0,
+            waiting: 0,
+            balance: 0,
+            reads: Order::Age,
             turn: waves,
         }
     }
@@ -65,28 +119,30 @@ impl Lane {
         }
     }
 
-    /// Tokenizing goes first only until a wave is full: then the model has work, and the rest can wait.
+    /// Tokenizing goes first until a wave is full, so that the model has work; and for who is first in line and has nothing
+    /// ready, so that the order is kept. All others can wait: what is ready early is only memory.
     pub fn wants_texts(&self, rank: Rank, wave_tokens: usize) -> bool {
-        let (texts, fresh) = (!self.texts.is_empty(), !self.fresh.is_empty());
         if rank == Rank::Aged {
             // For its age a request gets a wave of what is ready, and no time to make more of it ready.
-            return (texts || fresh) && self.pair_tokens == 0;
+            return !self.texts.is_empty() && self.pair_tokens == 0;
         }
-        let room = self.pair_tokens < READY_WAVES * wave_tokens || self.pairs.len() < READY_REQUESTS;
-        (texts && self.pair_tokens < wave_tokens) || (fresh && room)
+        !self.texts.is_empty() && (self.pair_tokens < wave_tokens || self.unready().is_some())
     }
 
-    /// Whose texts are tokenized next. Requests that begin take turns with those that have begun, and fewer turns the more there
-    /// are of these: else they would all be kept from their end by what keeps coming.
+    /// Whose texts are tokenized next.
     pub fn next_text(&mut self) -> Option<Ticket> {
-        let due = self.since_fresh > self.texts.len() / FEW_BEGUN;
-        if (due || self.texts.is_empty())
-            && let Some(ticket) = self.fresh.pop_front()
-        {
-            self.since_fresh = 0;
-            return Some(ticket);
+        self.unready().or_else(|| {
+            self.reads = self.reads.other();
+            self.texts.first(self.reads)
+        })
+    }
+
+    /// Who is first in line, in either order, and has no pairs.
+    fn unready(&self) -> Option<Ticket> {
+        if self.pairs.is_empty() {
+            return None;
         }
-        self.since_fresh += 1;
-        self.texts.pop_front()
+        let first = |order| self.texts.first_before(&self.pairs, order);
+        first(Order::Age).or_else(|| first(Order::Size))
     }
 }
