@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -48,6 +49,11 @@ LONG = ["a river runs through a wide green valley " * 12] * 60
 def ask(query: str = QUERY, contexts: list[str] = CONTEXTS, **options: Any) -> pb.RerankRequest:
     keyed = [pb.Context(text=text, key=f"k{at}") for at, text in enumerate(contexts)]
     return pb.RerankRequest(query=query, contexts=keyed, **options)
+
+
+def unhurried() -> Any:
+    """The context of a call that has no deadline, for handlers that are called with no channel."""
+    return SimpleNamespace(time_remaining=lambda: None)
 
 
 class Channel:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 from google.rpc import code_pb2
-from rerankd.service import BATCH_IN_FLIGHT
+from rerankd import Reranker
+from rerankd.service import BATCH_BYTES, BATCH_IN_FLIGHT, RerankService
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
-from support import CONTEXTS, LONG, QUERY, RunningServer, Serve, Stub, ask, until
+from support import (
+    CONTEXTS,
+    LONG,
+    PATIENCE,
+    QUERY,
+    RunningServer,
+    Serve,
+    Stub,
+    ask,
+    unhurried,
+    until,
+)
 
 
 def item(request_id: str, **request: Any) -> pb.RerankBatchRequest:
@@ -130,6 +143,30 @@ async def test_no_more_are_read_than_may_be_in_flight(serve: Serve) -> None:
         await until(lambda: engine.stats()["tickets"] == 0)
 
 
+async def test_answers_that_nobody_takes_stop_the_reading(reranker: Reranker) -> None:
+    service = RerankService([reranker], max_contexts=10, max_stream_bytes=1, max_seconds=PATIENCE)
+    text, total, read = "bamboo " * 8000, 80, 0
+    size = item("00", contexts=[text]).ByteSize()
+    assert total * size > 3 * BATCH_BYTES
+
+    async def requests() -> AsyncIterator[pb.RerankBatchRequest]:
+        nonlocal read
+        for at in range(total):
+            read += 1
+            yield item(f"{at:02}", contexts=[text], return_text=True, max_tokens=16)
+
+    answers = service.RerankBatch(requests(), unhurried())
+    taken = [await anext(answers)]
+    await until(lambda: read * size >= BATCH_BYTES and reranker.engine.stats()["tickets"] == 0)
+    for _ in range(50):
+        await asyncio.sleep(0)
+        # One that was read and waits for room, and one that began below the limit.
+        assert read * size <= BATCH_BYTES + 2 * size
+    taken += [answer async for answer in answers]
+    assert Counter(answer.request_id for answer in taken) == {f"{at:02}": 1 for at in range(total)}
+    assert {answer.response.results[0].text for answer in taken} == {text}
+
+
 async def test_a_full_queue_is_an_error_of_those_that_found_it_full(serve: Serve) -> None:
     server = serve(threads=1, queue_tokens=100)
     async with grpc.aio.insecure_channel(server.target) as channel:
@@ -161,15 +198,15 @@ async def test_a_deadline_ends_what_is_still_queued(serve: Serve) -> None:
     server = serve(threads=1)
     reranker = server.reranker
     async with grpc.aio.insecure_channel(server.target) as channel:
-        call = rerank_pb2_grpc.RerankServiceStub(channel).RerankBatch(timeout=2)
+        call = rerank_pb2_grpc.RerankServiceStub(channel).RerankBatch(timeout=1)
         for at in range(20):
-            await call.write(item(str(at), contexts=LONG * 2))  # no thread does these in the time
+            await call.write(item(str(at), contexts=LONG))  # no thread does these in the time
         await until(lambda: reranker.engine.stats()["tickets"] == 20)
         await until(lambda: reranker.engine.stats()["tickets"] == 0)
         # What expired in the queue, or was cancelled there with its call, never reached the model.
         stats = reranker.engine.stats()
         assert stats["expired"] + stats["cancelled"] == 20
-        assert stats["pairs"] < 20 * len(LONG * 2)
+        assert stats["pairs"] < 20 * len(LONG)
         await until(lambda: server.server.calls == 0)
         assert reranker.engine.stats()["pairs"] - stats["pairs"] <= 256 // 100  # but for a wave in progress
         call.cancel()

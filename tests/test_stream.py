@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
+from rerankd import InputError, Reranker
+from rerankd.service import RerankService
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
-from support import CASE, CONTEXTS, LONG, RunningServer, Serve, Stub, ask, refused, refused_sync, until
+from support import (
+    CASE,
+    CONTEXTS,
+    LONG,
+    PATIENCE,
+    RunningServer,
+    Serve,
+    Stub,
+    ask,
+    refused,
+    refused_sync,
+    unhurried,
+    until,
+)
 
 
 def start(contexts: list[str] = CONTEXTS, **options: Any) -> pb.RerankStreamRequest:
@@ -252,3 +268,25 @@ def test_the_limit_on_a_streams_bytes_counts_all_its_messages(serve: Serve) -> N
             assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
             assert refusal.field == "contexts"
             assert f"at most {limit} bytes are taken from one stream" in refusal.message
+
+
+async def test_what_a_stuck_reader_leaves_is_bounded_by_the_contexts_of_a_request(reranker: Reranker) -> None:
+    service = RerankService([reranker], max_contexts=40, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
+    read, stuck = 0, asyncio.Event()
+
+    async def requests() -> AsyncIterator[pb.RerankStreamRequest]:
+        nonlocal read
+        yield start(CONTEXTS[:1])
+        await stuck.wait()
+        while True:
+            read += 1
+            yield more("one more")
+
+    events = service.RerankStream(requests(), unhurried())
+    first = await anext(events)
+    assert first.scored.results
+    stuck.set()
+    # Nobody asks for more; the writer goes on for ever, and the engine lets go of the stream.
+    await until(lambda: read == 40 and reranker.engine.stats()["tickets"] == 0)
+    with pytest.raises(InputError, match="at most 40 contexts"):
+        _ = [event async for event in events]

@@ -21,6 +21,11 @@ SERVICE: Final = pb.DESCRIPTOR.services_by_name["RerankService"].full_name
 BATCH_IN_FLIGHT: Final = 256
 """Requests of one RerankBatch call that are read and not yet answered; the rest waits in flow control."""
 
+BATCH_BYTES: Final = 1 << 20
+"""Bytes of one RerankBatch call's requests in work and answers not yet taken, from which on no more is read.
+
+Answers may have their contexts' texts: a reader that is stuck must not gather 256 of them."""
+
 _PORTION: Final = 4096
 """Characters of a stream's texts that are handed to the engine at one go."""
 
@@ -192,8 +197,10 @@ class _Batch:
     ) -> None:
         self._answer = answer
         self._context = context
-        self._room = asyncio.Semaphore(BATCH_IN_FLIGHT)
         self._in_flight: dict[str, asyncio.Task[None]] = {}
+        # Of requests from when they are read, then of their answers until these are taken.
+        self._count, self._bytes = 0, 0
+        self._taken = asyncio.Event()
         # Holds what is ready, at most as much as there was room for; then None, or why the reading ended.
         self._ready: asyncio.Queue[tuple[pb.RerankBatchResponse, bool] | Exception | None] = asyncio.Queue()
 
@@ -201,13 +208,15 @@ class _Batch:
         """Starts a task per request, as there is room, and lets all finish."""
         try:
             async for request in requests:
-                await self._room.acquire()
+                await self._room()
+                self._count += 1
+                self._bytes += request.ByteSize()
                 error = self._fault(request)
                 if error is None:
                     task = asyncio.create_task(self._run(request))
                     self._in_flight[request.request_id] = task
                 else:
-                    self._put(request.request_id, error, owned=False)
+                    self._put(request, error, owned=False)
             await asyncio.gather(*self._in_flight.values())
             self._ready.put_nowait(None)
         except Exception as error:
@@ -221,8 +230,11 @@ class _Batch:
             # Before the caller can know of the answer: from then on the id may be used again.
             if owned:
                 del self._in_flight[response.request_id]
-            self._room.release()
             yield response
+            # Not before it has left: one that is stuck in flow control still takes its room.
+            self._count -= 1
+            self._bytes -= response.ByteSize()
+            self._taken.set()
 
     async def cancel(self, reader: asyncio.Task[None]) -> None:
         """Leaves nothing running."""
@@ -230,6 +242,12 @@ class _Batch:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+    async def _room(self) -> None:
+        """Returns when one more may be started; a first one always may."""
+        while self._count and (self._count >= BATCH_IN_FLIGHT or self._bytes >= BATCH_BYTES):
+            self._taken.clear()
+            await self._taken.wait()
 
     def _fault(self, request: pb.RerankBatchRequest) -> InputError | None:
         if not request.request_id:
@@ -246,14 +264,18 @@ class _Batch:
             outcome = await self._answer(request.request, self._context)
         except Exception as error:
             outcome = error
-        self._put(request.request_id, outcome, owned=True)
+        self._put(request, outcome, owned=True)
 
-    def _put(self, request_id: str, outcome: pb.RerankResponse | Exception, *, owned: bool) -> None:
+    def _put(
+        self, request: pb.RerankBatchRequest, outcome: pb.RerankResponse | Exception, *, owned: bool
+    ) -> None:
+        request_id = request.request_id
         if isinstance(outcome, Exception):
             error = Failure.of(outcome, f"/{SERVICE}/RerankBatch").to_error()
             response = pb.RerankBatchResponse(request_id=request_id, error=error)
         else:
             response = pb.RerankBatchResponse(request_id=request_id, response=outcome)
+        self._bytes += response.ByteSize() - request.ByteSize()
         self._ready.put_nowait((response, owned))
 
 
