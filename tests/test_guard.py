@@ -15,7 +15,7 @@ from rerankd.guard import Guard
 from rerankd.service import SERVICE
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
-from support import PATIENCE, Refusal, ask, refused_sync
+from support import CONTEXTS, PATIENCE, Refusal, Serve, ask, refused_sync, until
 
 
 class Faulty(rerank_pb2_grpc.RerankServiceServicer):
@@ -116,3 +116,57 @@ def _send(channel: grpc.Channel, method: str, metadata: tuple[tuple[str, str | b
     else:
         many: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
         list(many(iter([junk]), metadata=metadata, timeout=PATIENCE))
+
+
+async def test_streams_beyond_the_limit_are_refused_unread(serve: Serve) -> None:
+    server = serve(threads=1, max_streams=1)
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        first = stub.RerankBatch()
+        await first.write(pb.RerankBatchRequest(request_id="a", request=ask()))
+        assert isinstance(await first.read(), pb.RerankBatchResponse)
+        refusal = await asyncio.to_thread(_streams, server.target)
+        assert refusal.code is grpc.StatusCode.UNAVAILABLE
+        assert "1 streaming calls already" in refusal.message
+        assert len((await stub.Rerank(ask())).results) == len(CONTEXTS)
+        first.cancel()
+        await until(lambda: server.server.streams == 0)
+        events = [event async for event in stub.RerankStream(iter([pb.RerankStreamRequest(start=ask())]))]
+        assert len(events[-1].ranking.results) == len(CONTEXTS)
+
+
+def _streams(target: str) -> Refusal:
+    with grpc.insecure_channel(target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        return refused_sync(lambda: list(stub.RerankStream(iter([pb.RerankStreamRequest(start=ask())]))))
+
+
+async def test_a_call_is_read_when_there_is_room_for_its_message(serve: Serve) -> None:
+    server = serve(threads=1, max_message_bytes=1 << 20, message_room_bytes=1 << 20)
+    sends = asyncio.Event()
+
+    async def late() -> AsyncIterator[pb.RerankRequest]:
+        await sends.wait()
+        yield ask()
+
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        # On the wire a unary call is a stream of one message: this one comes later than its call.
+        slow: Any = channel.stream_unary(f"/{SERVICE}/Rerank", pb.RerankRequest.SerializeToString)
+        first = slow(late())
+        await until(lambda: server.server.room.free == 0)
+        second, third = stub.Rerank(ask()), stub.Rerank(ask())
+        await until(lambda: server.server.calls == 2)
+        assert not second.done()
+        third.cancel()
+        await until(lambda: server.server.calls == 1)
+        sends.set()
+        await first
+        assert len((await second).results) == len(CONTEXTS)
+        await until(lambda: server.server.room.free == 1 << 20)
+        # Who goes away before its message has come leaves nothing behind.
+        sends.clear()
+        fourth = slow(late())
+        await until(lambda: server.server.room.free == 0)
+        fourth.cancel()
+        await until(lambda: server.server.room.free == 1 << 20)

@@ -72,10 +72,11 @@ PYTHON_ROOMS = rooms("""
     traces:       _core observe status v1
     telemetry:    metrics traces observe settings errors
     http_shapes:  ranking errors
-    guard:        status v1
+    room:         errors
+    guard:        room status errors v1
     service:      reranker completions ranking status auth errors v1
     http:         reranker completions ranking http_shapes metrics auth models errors
-    server:       guard service http telemetry metrics auth tls watch pulse reranker pool models settings
+    server:       guard room service http telemetry metrics auth tls watch pulse reranker pool models settings
     server:       status errors v1
     bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors
     bench_result: bench bench_figures; bench_load: bench bench_figures target wire ranking v1

@@ -85,9 +85,9 @@ async def test_changes_are_told_once_each(caplog: pytest.LogCaptureFixture) -> N
 def test_the_memory_is_told(own_reranker: Reranker, caplog: pytest.LogCaptureFixture) -> None:
     pool = Pool(1, queue_tokens=1_000_000)
     with caplog.at_level(logging.INFO), Reranker("mini-en", pool=pool) as reranker:
-        pulse.log_memory(pool, [reranker])
+        pulse.log_memory(pool, [reranker], 5 << 20)
         # A million tokens and a quarter, 640 bytes each.
-        assert "763 MiB for requests" in caplog.records[-1].getMessage()
+        assert "763 MiB for requests, 5 MiB for messages" in caplog.records[-1].getMessage()
         assert 0 < reranker.engine.arena_bytes < 100 << 20
         assert own_reranker.engine.arena_bytes == reranker.engine.arena_bytes
     pool.close()

@@ -37,7 +37,7 @@ def test_defaults() -> None:
     assert set(sources.values()) == {"default"}
     assert resolved.model == ()
     assert (resolved.threads, resolved.max_tokens) == (None, None)
-    assert resolved.max_message_bytes == 16 * 1024 * 1024
+    assert resolved.max_message_bytes == 4 * 1024 * 1024
 
 
 def test_a_flag_beats_a_variable_beats_the_file_beats_the_default(tmp_path: Path) -> None:

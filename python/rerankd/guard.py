@@ -6,10 +6,13 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
+from rerankd.errors import OverloadedError
+from rerankd.room import Room, Stay
 from rerankd.status import Failure
 from rerankd.v1 import rerank_pb2 as pb
 
@@ -21,6 +24,9 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _OURS: Final = f"/{pb.DESCRIPTOR.services_by_name['RerankService'].full_name}/"
 
+_STAY: ContextVar[Stay | None] = ContextVar("stay", default=None)
+"""What the call of this task has in the room."""
+
 
 class Guard(grpc.aio.ServerInterceptor):
     """The layer around the handler of every RPC: whatever is raised below leaves as a status from the table.
@@ -28,12 +34,26 @@ class Guard(grpc.aio.ServerInterceptor):
     Without it, grpcio sends an exception's text to the caller as UNKNOWN, also that of a message which can't
     be parsed. It counts our calls, too, so that a server that stops can wait for the last of them.
 
+    room: where the message of a unary call has its bytes, from before it is read until the call is over; with
+    it max_message_bytes, the most that one may have. max_streams: streaming calls at a time. None: no limit.
+    What is refused for them, or for want of a token, is refused before anything of it is read.
     authorize: given the method and the call's metadata before anything of the call is parsed; what it raises
     is the call's end.
     """
 
-    def __init__(self, authorize: Authorize | None = None) -> None:
+    def __init__(
+        self,
+        authorize: Authorize | None = None,
+        *,
+        room: Room | None = None,
+        max_message_bytes: int = 0,
+        max_streams: int | None = None,
+    ) -> None:
         self._authorize = authorize
+        self._room = room
+        self._max_message_bytes = max_message_bytes
+        self._max_streams = max_streams
+        self._streams = 0
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -43,6 +63,11 @@ class Guard(grpc.aio.ServerInterceptor):
     def calls(self) -> int:
         """Calls of ours in progress; health and reflection don't count."""
         return self._calls
+
+    @property
+    def streams(self) -> int:
+        """Streaming calls, until the last of each is gone."""
+        return self._streams
 
     async def idle(self) -> None:
         """Returns when no call is in progress."""
@@ -60,7 +85,42 @@ class Guard(grpc.aio.ServerInterceptor):
                 return None
             wrap = self._streaming if handler.response_streaming else self._unary
             self._guarded[method] = wrap(method, handler)
+        try:
+            with self._counted(method):
+                if self._authorize is not None:
+                    self._authorize(method, handler_call_details.invocation_metadata or ())
+                if method.startswith(_OURS):
+                    await self._enter(streaming=self._guarded[method].response_streaming)
+        except Exception as error:
+            return self._refusing(method, error)
         return self._guarded[method]
+
+    async def _enter(self, *, streaming: bool) -> None:
+        """Has a call take its place, until its task ends: the same task that waits here."""
+        task = asyncio.current_task()
+        assert task is not None
+        if streaming:
+            if self._max_streams is not None and self._streams >= self._max_streams:
+                raise OverloadedError(f"there are {self._streams} streaming calls already, as many as may be")
+            self._streams += 1
+            task.add_done_callback(self._end_stream)
+        elif self._room is not None:
+            stay = await self._room.enter(self._max_message_bytes)
+            _STAY.set(stay)
+            task.add_done_callback(lambda _: stay.leave())
+
+    def _end_stream(self, _: object) -> None:
+        self._streams -= 1
+
+    def _refusing(self, method: str, error: Exception) -> _Handler:
+        """A handler that reads nothing. On the wire, who streams and who does not is one."""
+
+        async def refuse(asked: Any, context: _Context) -> AsyncIterator[Any]:
+            with self._counted(method):
+                await _abort(context, error, method)
+            yield  # a generator, as a stream's handler is
+
+        return grpc.stream_stream_rpc_method_handler(refuse, None, None)
 
     def _unary(self, method: str, handler: _Handler) -> _Handler:
         answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.unary_unary)
@@ -69,7 +129,10 @@ class Guard(grpc.aio.ServerInterceptor):
         async def guarded(raw: bytes, context: _Context) -> Any:
             with self._counted(method):
                 try:
-                    self._admit(method, context)
+                    stay = _STAY.get()
+                    if stay is not None:
+                        # The message, and an answer that may have its texts.
+                        stay.keep(2 * len(raw))
                     # Parsed here: grpcio would call a failure UNKNOWN.
                     return await answer(parse(raw), context)
                 except Exception as error:
@@ -85,7 +148,6 @@ class Guard(grpc.aio.ServerInterceptor):
         async def guarded(asked: Any, context: _Context) -> AsyncIterator[Any]:
             with self._counted(method):
                 try:
-                    self._admit(method, context)
                     async with aclosing(answers(parse(asked) if parse else asked, context)) as responses:
                         async for response in responses:
                             yield response
@@ -97,11 +159,6 @@ class Guard(grpc.aio.ServerInterceptor):
                 guarded, handler.request_deserializer, handler.response_serializer
             )
         return grpc.unary_stream_rpc_method_handler(guarded, None, handler.response_serializer)
-
-    def _admit(self, method: str, context: _Context) -> None:
-        # Not where the handler is looked up: handlers are kept, and what was decided then would be as well.
-        if self._authorize is not None:
-            self._authorize(method, context.invocation_metadata() or ())
 
     @contextmanager
     def _counted(self, method: str) -> Iterator[None]:

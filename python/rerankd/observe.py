@@ -158,14 +158,18 @@ class _Received:
     """A call's requests, told of as they are read."""
 
     def __init__(self, requests: AsyncIterator[Any], calls: list[Call]) -> None:
-        self._requests = aiter(requests)
+        self._requests = requests
+        self._reading: AsyncIterator[Any] | None = None
         self._calls = calls
 
     def __aiter__(self) -> _Received:
         return self
 
     async def __anext__(self) -> Any:
-        request = await anext(self._requests)
+        if self._reading is None:
+            # Not before: grpcio's begins to wait there, and complains where a refused call is never read.
+            self._reading = aiter(self._requests)
+        request = await anext(self._reading)
         for call in self._calls:
             call.received()
         return request

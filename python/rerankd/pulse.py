@@ -47,11 +47,12 @@ async def watch(pool: Pool, tell: Callable[[bool], None], beat: float = _BEAT) -
             tell(well)
 
 
-def log_memory(pool: Pool, rerankers: Sequence[Reranker]) -> None:
-    """Says what memory the process will need at most, by the limit on admission."""
+def log_memory(pool: Pool, rerankers: Sequence[Reranker], messages: int) -> None:
+    """Says what memory the process will need at most, by its limits; messages: bytes for those."""
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    arenas, queue = sum(each.engine.arena_bytes for each in rerankers), pool.core.queue_bytes
+    arenas = sum(each.engine.arena_bytes for each in rerankers)
+    parts = (now, arenas, pool.core.queue_bytes, messages)
     log.info(
-        "memory: at most about %s: %s now, %s for the threads to work in, %s for requests",
-        *(f"{size / (1 << 20):.0f} MiB" for size in (now + arenas + queue, now, arenas, queue)),
+        "memory: at most about %s: %s now, %s for the threads to work in, %s for requests, %s for messages",
+        *(f"{size / (1 << 20):.0f} MiB" for size in (sum(parts), *parts)),
     )

@@ -23,7 +23,8 @@ from rerankd.guard import Guard
 from rerankd.metrics import Metrics
 from rerankd.pool import Pool
 from rerankd.reranker import Reranker
-from rerankd.service import SERVICE, RerankService
+from rerankd.room import AHEAD_BYTES, CALL_BYTES, WAITING, Room
+from rerankd.service import BATCH_BYTES, SERVICE, RerankService
 from rerankd.settings import Settings
 from rerankd.telemetry import Telemetry
 from rerankd.tls import Certificates
@@ -122,7 +123,13 @@ class Server:
         self._tokens: Tokens | None = None
         self._certificates: Certificates | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._guard = Guard(self._authorize)
+        self._room = Room(settings.message_room_bytes)
+        self._guard = Guard(
+            self._authorize,
+            room=self._room,
+            max_message_bytes=settings.max_message_bytes,
+            max_streams=settings.max_streams,
+        )
         self._cut_short = False
         self._telemetry = Telemetry(settings, self._rerankers, self._held)
         self._main: grpc.aio.Server | None = None
@@ -157,6 +164,16 @@ class Server:
     def calls(self) -> int:
         """Calls in progress, health and reflection not counted."""
         return self._guard.calls
+
+    @property
+    def streams(self) -> int:
+        """Streaming calls, as `max_streams` counts them."""
+        return self._guard.streams
+
+    @property
+    def room(self) -> Room:
+        """Where the messages of calls are."""
+        return self._room
 
     @property
     def cut_short(self) -> bool:
@@ -297,8 +314,15 @@ class Server:
                 engine.threads,
                 engine.max_tokens,
             )
-        pulse.log_memory(pool, self._rerankers)
+        pulse.log_memory(pool, self._rerankers, message_bytes(settings))
         return loaded
+
+
+def message_bytes(settings: Settings) -> int:
+    """The most memory of messages that no request was admitted for yet, or whose answers nobody has taken."""
+    # While one is received, gRPC has it, and then there is a copy.
+    calls = 2 * settings.message_room_bytes + WAITING * CALL_BYTES
+    return calls + settings.max_streams * (2 * settings.max_message_bytes + BATCH_BYTES + AHEAD_BYTES)
 
 
 def run(settings: Settings) -> int:
@@ -375,7 +399,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # What a stream may send ahead of what is read. gRPC guesses, by the network's speed: up to 16 MB, for
         # each of 256 streams whose work has to wait. A message that is being read may always be sent.
         ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", 256 << 10),
+        ("grpc.http2.lookahead_bytes", AHEAD_BYTES),
         # Connections are renewed now and then, so that new replicas get their share of them.
         ("grpc.max_connection_age_ms", 300_000),
         ("grpc.max_connection_age_grace_ms", 120_000),

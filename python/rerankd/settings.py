@@ -144,7 +144,20 @@ class Settings:
     )
     max_contexts: int = knobs.knob(1000, knobs.integer(1), "Limits", "contexts per request")
     max_message_bytes: int = knobs.knob(
-        16 << 20, knobs.size(), "Limits", "bytes of one message, received or sent"
+        4 << 20, knobs.size(), "Limits", "bytes of one message, received or sent"
+    )
+    message_room_bytes: int = knobs.knob(
+        128 << 20,
+        knobs.size(),
+        "Limits",
+        "bytes of the messages of all Rerank calls together, counted as max_message_bytes each while they "
+        "come in; calls wait for room, in their order",
+    )
+    max_streams: int = knobs.knob(
+        256,
+        knobs.integer(1),
+        "Limits",
+        "RerankStream and RerankBatch calls at a time; beyond, they are refused",
     )
     max_stream_bytes: int = knobs.knob(
         64 << 20,
