@@ -140,7 +140,7 @@ lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="py
 
 # --- Measuring --------------------------------------------------------------------------------------------------
 
-.PHONY: bench bench-server bench-observer bench-serving bench-memory bench-kernels peers-env peers accuracy
+.PHONY: bench bench-server bench-observer bench-serving bench-peak bench-memory bench-kernels peers-env peers accuracy
 .PHONY: soak fuzz chaos rolling
 bench: setup ## The engine's throughput on synthetic checkpoints of real shapes
 	$(BIN)/python -m benches.engine $(ARGS)
@@ -165,6 +165,9 @@ chaos: setup ## Servers frozen, killed, starved, with new certificates, with rea
 
 rolling: setup ## Two servers restarted in turn, 20 times, under load: no call may fail
 	$(BIN)/python -m benches.rolling $(ARGS)
+
+bench-peak: setup ## Memory under the worst that is let in, beside what was predicted
+	$(BIN)/python -m benches.peak $(ARGS)
 
 bench-memory: setup ## Start and memory in process, in each precision, packed and not
 	$(BIN)/python -m benches.memory $(ARGS)

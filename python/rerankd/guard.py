@@ -181,4 +181,6 @@ async def _abort(context: _Context, error: Exception, method: str) -> None:
     if isinstance(error, grpc.aio.BaseError):
         raise error  # grpcio's own way to say that the call is over
     failure = Failure.of(error, method)
+    # Its frames have the call's message, several times over; whoever still has the error need not have those.
+    error.__traceback__ = None
     await context.abort(_CODES[failure.code], failure.message, failure.to_trailers())

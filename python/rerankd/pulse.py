@@ -7,6 +7,7 @@ import logging
 import resource
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from rerankd.pool import Pool
@@ -49,10 +50,20 @@ async def watch(pool: Pool, tell: Callable[[bool], None], beat: float = _BEAT) -
 
 def log_memory(pool: Pool, rerankers: Sequence[Reranker], messages: int) -> None:
     """Says what memory the process will need at most, by its limits; messages: bytes for those."""
-    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    now = _peak()
     arenas = sum(each.engine.arena_bytes for each in rerankers)
     parts = (now, arenas, pool.core.queue_bytes, messages)
     log.info(
         "memory: at most about %s: %s now, %s for the threads to work in, %s for requests, %s for messages",
         *(f"{size / (1 << 20):.0f} MiB" for size in (sum(parts), *parts)),
     )
+
+
+def _peak() -> int:
+    """The most memory that this process has had, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text("ascii", "replace")
+    except OSError:
+        # What there was before exec counts here too: a parent's memory.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024

@@ -320,8 +320,8 @@ class Server:
 
 def message_bytes(settings: Settings) -> int:
     """The most memory of messages that no request was admitted for yet, or whose answers nobody has taken."""
-    # While one is received, gRPC has it, and then there is a copy.
-    calls = 2 * settings.message_room_bytes + WAITING * CALL_BYTES
+    # One that comes in is there as gRPC has it, as bytes, as a message, and as strings.
+    calls = 4 * settings.message_room_bytes + WAITING * CALL_BYTES
     return calls + settings.max_streams * (2 * settings.max_message_bytes + BATCH_BYTES + AHEAD_BYTES)
 
 

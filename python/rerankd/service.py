@@ -272,6 +272,7 @@ class _Batch:
         request_id = request.request_id
         if isinstance(outcome, Exception):
             error = Failure.of(outcome, f"/{SERVICE}/RerankBatch").to_error()
+            outcome.__traceback__ = None  # its frames have the request's message
             response = pb.RerankBatchResponse(request_id=request_id, error=error)
         else:
             response = pb.RerankBatchResponse(request_id=request_id, response=outcome)
