@@ -1,11 +1,11 @@
 //! Who waits with whom. A pure state machine: no threads, and no clock of its own, since it is given the time.
 //!
 //! A request is a ticket with texts to tokenize, which become pairs to compute. Compute goes in waves: a few hundred
-//! tokens of one model, half of them from who came first, half from who is smallest, so that requests are finished one after
-//! the other, and a small one never waits for the whole of a big one (see `lane::Order`). Models take waves in turn, and
-//! interactive requests go before batch ones, which age: passed over for long enough, they get a wave all the same. Who can't
-//! be answered by its deadline is not let in, or let go (see `forecast`). `T` and `P` are the caller's own text and pair; only
-//! their sizes matter here.
+//! tokens of one model, over time half of them from who came first, half from who is smallest, so that requests are
+//! finished one after the other, and a small one never waits for the whole of a big one (see `lane::Order`). Models take
+//! waves in turn, and interactive requests go before batch ones, which age: passed over for long enough, they get a wave
+//! all the same. Who can't be answered by its deadline is not let in, or let go (see `forecast`). `T` and `P` are the
+//! caller's own text and pair; only their sizes matter here.
 //!
 //! Waves don't keep like lengths together. A wave is packed, so there is no padding to save: the linear layers see rows,
 //! whosever they are, and attention costs each sequence its own square, in whatever company.

@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from benches import accuracy, questions, race, report, serving
+from benches import accuracy, overhead, questions, race, report, serving
 from benches.contenders import NAMES
 from benches.corpus import WORKLOADS, Workload
 from benches.environment import MADE_BY, ROOT
@@ -173,8 +173,8 @@ def test_questions_are_the_same_every_time_and_all_different() -> None:
 def test_cpu_is_told_apart_by_thread() -> None:
     before = {"1 python": 100, "2 rerankd-0": 50, "3 a (b) c": 7}
     after = {"1 python": 104, "2 rerankd-0": 90, "3 a (b) c": 8, "4 rerankd-1": 55}
-    assert serving.outside(before, after) == pytest.approx(5 / 100)
-    assert serving.outside(before, before) == 1.0  # nothing was spent: no claim that the engine did
+    assert overhead.outside(before, after) == pytest.approx(5 / 100)
+    assert overhead.outside(before, before) == 1.0  # nothing was spent: no claim that the engine did
     worked, end = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -183,11 +183,11 @@ def test_cpu_is_told_apart_by_thread() -> None:
         worked.set()
         end.wait()
 
-    begun = serving.cpu(os.getpid())
+    begun = overhead.cpu(os.getpid())
     thread = threading.Thread(target=work)
     thread.start()
     worked.wait()
-    spent = serving.cpu(os.getpid())
+    spent = overhead.cpu(os.getpid())
     end.set()
     thread.join()
     key = next(key for key in spent if key.startswith(f"{thread.native_id} "))

@@ -61,6 +61,32 @@ proptest! {
         prop_assert!(first - since <= 2 * models + count, "{} waves", first - since);
     }
 
+    /// Beside a big one a small request that comes now and then has all threads to itself, once their waves are over.
+    #[test]
+    fn a_small_request_is_not_slowed_by_a_big_one(
+        texts in 1u32..20,
+        tokens in 8usize..100,
+        big in 8usize..200,
+        before in 8usize..40,
+        threads in 1usize..5,
+    ) {
+        let mut pool = Threads::new(threads);
+        pool.submit(1, Like { texts: (6 * before * threads * WAVE / big) as u32, tokens: big, ..LIKE });
+        for small in 2..6 {
+            let waves = pool.waves.len() + before * threads;
+            while pool.waves.len() < waves {
+                prop_assert!(pool.step());
+            }
+            let like = Like { texts, tokens, ..LIKE };
+            // Of each wave it has what its pairs fill.
+            let takes = like.work() * WAVE / (WAVE - tokens) / threads;
+            let end = pool.now + TOKEN * (takes + 2 * WAVE + tokens) as u32;
+            pool.submit(small, like);
+            while pool.step() && !pool.answered.contains_key(&small) {}
+            prop_assert!(pool.answered[&small] <= end, "{:?} late", pool.answered[&small] - end);
+        }
+    }
+
     /// While interactive requests fill every wave, batch requests of every model get their share, and no more than that.
     #[test]
     fn batch_work_advances_at_saturation(

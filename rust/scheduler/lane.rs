@@ -18,7 +18,8 @@ pub(super) enum Rank {
 
 pub(super) type LaneKey = (Priority, ModelId);
 
-/// The two orders in which requests are served, half of the work each.
+/// The two orders in which requests are served, half of the work each over time; by size goes more than that for a few waves
+/// (see `wave`).
 ///
 /// By age: who came first is finished first. Of many alike that share the threads in turns none is done before nearly all
 /// are, and under overload all of them too late; in order, as many are done as there is time for, and none waits for ever.
@@ -89,7 +90,7 @@ pub(super) struct Lane {
     pub pairs: Line, // requests with pairs to compute
     pub pair_tokens: usize,
     pub waiting: usize, // tokens of all that waits, as far as they are known
-    pub balance: isize, // tokens that went by age, less those that went by size
+    pub lead: usize,    // tokens that went to others than the first in line, less those that went to it
     reads: Order,       // in which texts are tokenized next
     pub turn: u64,      // how many waves there had been at its last one, or when it began
 }
@@ -102,7 +103,7 @@ impl Lane {
             pairs: Line::default(),
             pair_tokens: 0,
             waiting: 0,
-            balance: 0,
+            lead: 0,
             reads: Order::Age,
             turn: waves,
         }

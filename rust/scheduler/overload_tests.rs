@@ -132,7 +132,7 @@ proptest! {
     }
 
     /// Whoever comes, and however much of it: a big request has a third of the time at least: half, less what goes by
-    /// its age to others while none of it is ready.
+    /// its age to others while none of it is ready. And the small have a few waves in advance.
     #[test]
     fn a_big_request_is_not_starved_by_small_ones(
         threads in 1usize..5,
@@ -143,7 +143,7 @@ proptest! {
         let mut pool = warm(threads);
         let like = Like { texts, tokens, ..LIKE };
         pool.submit(1, like);
-        let end = pool.now + TOKEN * (3 * like.work() / threads + 4 * WAVE) as u32;
+        let end = pool.now + TOKEN * (3 * like.work() / threads + (4 + wave::CREDIT_WAVES) * WAVE) as u32;
         for ticket in 2.. {
             // More than all threads can do, in every step.
             (0..threads as u64 * 2).for_each(|more| {

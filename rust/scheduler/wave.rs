@@ -8,6 +8,10 @@ use super::{Priority, Scheduler, Step, Ticket};
 /// A wave smaller than this costs more in passes over the weights than a second thread gains.
 const SMALL_WAVE_TOKENS: usize = 128;
 
+/// Waves of every thread that may go to small requests alone before the first in line gets its half again. So a small one
+/// that comes now and then is done as soon as can be, and costs the first in line no more than these.
+pub(super) const CREDIT_WAVES: usize = 4;
+
 struct Wave<P> {
     pairs: Vec<(Ticket, P)>,
     tokens: usize,
@@ -53,15 +57,16 @@ impl<T, P> Scheduler<T, P> {
         Step::Compute { model, pairs: wave.pairs }
     }
 
-    /// Half of what there is room for goes in one order, the rest in the other. First is the one that has had less so far: so
-    /// each has its half of long pairs too, of which a wave has one or two.
+    /// By age goes first what keeps the others' lead within their credit: half of what there is room for where they have
+    /// none left. All else goes by size.
     fn fill_wave(&mut self, key: LaneKey, wave: &mut Wave<P>, now: Instant) {
         let Some(lane) = self.lanes.get(&key) else { return };
-        let first = if lane.balance > 0 { Order::Size } else { Order::Age };
+        let credit = CREDIT_WAVES * self.limits.threads * self.limits.wave_tokens;
+        let (had, had_jumped) = (wave.tokens, wave.jumped);
+        let room = wave.target.saturating_sub(had);
+        let by_age = had + ((lane.lead + room).saturating_sub(credit) / 2).min(room);
         let mut late = Vec::new();
-        let half = wave.tokens + (wave.target - wave.tokens.min(wave.target)) / 2;
-        for (order, end) in [(first, half), (first.other(), usize::MAX)] {
-            let had = wave.tokens;
+        for (order, end) in [(Order::Age, by_age), (Order::Size, usize::MAX)] {
             while wave.tokens < end.min(wave.target)
                 && let Some(ticket) = self.lanes.get(&key).and_then(|lane| lane.pairs.first(order))
             {
@@ -71,10 +76,11 @@ impl<T, P> Scheduler<T, P> {
                     Turn::Late => late.push(ticket),
                 }
             }
-            if let Some(lane) = self.lanes.get_mut(&key) {
-                let more = (wave.tokens - had) as isize;
-                lane.balance += if order == Order::Age { more } else { -more };
-            }
+        }
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            let jumped = wave.jumped - had_jumped;
+            let in_order = wave.tokens - had - jumped;
+            lane.lead = (lane.lead + jumped).saturating_sub(in_order).min(credit);
         }
         for ticket in late {
             self.stand(ticket);

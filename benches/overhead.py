@@ -1,0 +1,111 @@
+"""What a server costs beside its engine: CPU of its other threads, and the time that it adds to a call."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import uvloop
+from rerankd import Reranker, bench
+from rerankd.bench_kinds import Share
+from rerankd.v1 import rerank_pb2 as pb
+from rerankd.v1 import rerank_pb2_grpc
+
+# The engine's threads, as `ps -L` names them; all others are Python's and gRPC's.
+ENGINE = "rerankd-"
+
+
+def cpu(pid: int) -> dict[str, int]:
+    """Clock ticks of each thread of a process, by its id and name, from /proc."""
+    found: dict[str, int] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        text = (task / "stat").read_text()
+        # The name is in brackets, and may itself hold blanks and brackets.
+        name = text[text.index("(") + 1 : text.rindex(")")]
+        fields = text[text.rindex(")") + 2 :].split()
+        found[f"{task.name} {name}"] = int(fields[11]) + int(fields[12])
+    return found
+
+
+def outside(before: Mapping[str, int], after: Mapping[str, int]) -> float:
+    """The share of the ticks between that threads other than the engine's took."""
+    spent = {thread: ticks - before.get(thread, 0) for thread, ticks in after.items()}
+    engine = sum(ticks for thread, ticks in spent.items() if thread.split(" ", 1)[1].startswith(ENGINE))
+    return 1 - engine / max(sum(spent.values()), 1)
+
+
+def added(target: str, threads: int, words: tuple[int, int], seconds: float) -> dict[str, float]:
+    """Milliseconds, p50, of calls of one context: in process, through gRPC, and of a call that nothing is
+    done for, to the server and to one that is grpcio alone.
+
+    All four in turns, so that the machine is the same to each, and the last two find the caches as a call
+    does that comes after another's computing.
+    """
+    (group,) = bench.made([Share(1, 1.0)], words, seed=1)
+    nothing = pb.RerankRequest(query="nothing")
+    taken: dict[str, list[float]] = {"in process": [], "through gRPC": [], "nothing": [], "grpcio": []}
+    with (
+        Reranker("mini-en", threads=threads) as reranker,
+        plain() as other,
+        grpc.insecure_channel(target) as channel,
+        grpc.insecure_channel(other) as beside,
+    ):
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        alone = rerank_pb2_grpc.RerankServiceStub(beside)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            request = group.requests[len(taken["grpcio"]) % len(group.requests)]
+            message = pb.RerankRequest(
+                query=request.query, contexts=[pb.Context(text=text) for text in request.contexts]
+            )
+            at = [time.perf_counter()]
+            stub.Rerank(message)
+            at.append(time.perf_counter())
+            reranker.rank(request.query, request.contexts)
+            at.append(time.perf_counter())
+            stub.Rerank(nothing)
+            at.append(time.perf_counter())
+            reranker.rank(request.query, request.contexts)
+            at.append(time.perf_counter())
+            alone.Rerank(nothing)
+            at.append(time.perf_counter())
+            spent = dict(
+                zip(("through gRPC", "in process", "nothing", "", "grpcio"), np.diff(at), strict=True)
+            )
+            for name, times in taken.items():
+                times.append(spent[name] * 1e3)
+    return {name: float(np.median(times)) for name, times in taken.items()}
+
+
+@contextmanager
+def plain() -> Iterator[str]:
+    """A server that is grpcio and a handler that answers at once, in a process of its own: its target."""
+    with subprocess.Popen([sys.executable, "-m", "benches.overhead"], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            yield f"127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+async def _nothing(message: bytes, context: object) -> bytes:
+    return b""
+
+
+async def _serve() -> None:
+    server = grpc.aio.server()
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(_nothing)
+    server.add_registered_method_handlers("rerankd.v1.RerankService", {"Rerank": handler})
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(port, flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve())
