@@ -62,7 +62,7 @@ fn open_loop(threads: usize, load: f64, mix: &[(u32, usize)], patience: Duration
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 100, failure_persistence: None, ..Default::default() })]
 
     /// The promise under overload: the threads' time goes to requests that are answered in time.
     #[test]
