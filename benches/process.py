@@ -1,6 +1,7 @@
 """`rerankd serve` as a process that is stopped, frozen or killed, and started again where it was."""
 
 import http.client
+import os
 import signal
 import socket
 import subprocess
@@ -17,8 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from benches.server import PATIENCE, serving
 
 # Below what systems take ports from for connections: one of a client's own must not sit on the port of a
-# server that is away for a moment.
-_PORTS = iter(range(20000, 32000))
+# server that is away for a moment. Each process begins elsewhere: of two benches that began together one had
+# asked the other's server.
+_PORTS = iter(range(20000 + os.getpid() * 30 % 11000, 32000))
 
 
 def fixed_port() -> int:

@@ -3,8 +3,9 @@
 use super::lane::LaneKey;
 use super::{Scheduler, Step, Ticket};
 
-/// Texts tokenized in one step: short enough that compute starts early, long enough that the lock is seldom taken.
-const TEXTS_PER_STEP: usize = 16;
+/// Texts tokenized in one step, where they have not a wave's tokens before: short enough that compute starts early, long
+/// enough that the lock is seldom taken, and that the first in line has its part of a wave ready however short its texts are.
+const TEXTS_PER_STEP: usize = 64;
 
 /// Texts that were handed out together, until their pairs are in line: not before those of the texts before them.
 #[derive(Debug)]
