@@ -33,6 +33,7 @@ LOCAL: dict[str, Any] = {
     "grpc": "127.0.0.1:0",
     "health": "127.0.0.1:0",
     "metrics": "",
+    "http": "127.0.0.1:0",
     "drain_seconds": 0,
     "grace_seconds": PATIENCE,
     "reflection": True,

@@ -71,13 +71,27 @@ PYTHON_ROOMS = rooms("""
     metrics:      _core observe v1
     traces:       _core observe status v1
     telemetry:    metrics traces observe settings errors
-    http_shapes:  ranking errors
     room:         errors
-    guard:        room status errors v1
-    service:      reranker completions ranking status auth errors v1
-    http:         reranker completions ranking http_shapes metrics auth models errors
-    server:       guard room service http telemetry metrics auth tls watch pulse reranker pool models settings
-    server:       status errors v1
+    inflight:
+    logs:         settings
+    guard:        inflight room status errors v1
+    catalogue:    reranker errors
+    service:      catalogue reranker completions ranking status errors v1
+    health:       service
+    http_shapes:
+    http_bodies:  http_shapes ranking errors
+    http_answers: http_shapes ranking
+    http_errors:  http_shapes status errors
+    http_calls:   http_errors errors
+    http_guard:   http_answers http_calls http_errors http_shapes inflight observe ranking errors v1
+    http_ranking: catalogue reranker completions room models http_answers http_bodies http_calls http_errors
+    http_ranking: http_guard http_shapes ranking errors
+    http_openapi: http_answers http_calls http_shapes
+    http:         http_ranking http_openapi http_guard http_errors http_answers catalogue reranker room
+    http:         inflight metrics observe _core
+    http_server:  errors
+    server:       logs guard inflight room catalogue service health http http_ranking http_server telemetry
+    server:       metrics auth tls watch pulse reranker pool models settings errors v1
     bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors
     bench_result: bench bench_figures; bench_load: bench bench_figures target wire ranking v1
     bench_run:    bench bench_kinds bench_figures bench_result bench_load wire ranking errors
@@ -127,7 +141,7 @@ RUST_ROOMS = rooms("""
 """)
 # target makes the clients' credentials, tls the server's, which only gRPC's own functions can. bench_load
 # measures servers, not our client: it must see codes, count connections, send bytes made before.
-GRPC_ROOMS = {"service", "guard", "server", "client", "target", "observe", "tls", "bench_load"}
+GRPC_ROOMS = {"service", "guard", "server", "client", "target", "observe", "tls", "health", "bench_load"}
 # unwrap and expect outside tests, where no Result can help: the file, and why.
 MAY_UNWRAP: dict[str, str] = {}
 

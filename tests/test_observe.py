@@ -10,10 +10,11 @@ import grpc
 import pytest
 from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rerankd.catalogue import Catalogue
 from rerankd.guard import Guard
+from rerankd.health import Health
 from rerankd.observe import METHODS, Metadata, Method, Observer, Outcome
 from rerankd.reranker import Reranker
-from rerankd.server import Health
 from rerankd.service import SERVICE, RerankService
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
@@ -79,7 +80,9 @@ def witness() -> Witness:
 @pytest.fixture
 async def channel(witness: Witness, own_reranker: Reranker) -> AsyncIterator[grpc.aio.Channel]:
     server = grpc.aio.server(interceptors=[Observer([witness]), Bouncer(), Guard()])
-    service = RerankService([own_reranker], max_contexts=100, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
+    service = RerankService(
+        Catalogue([own_reranker]), max_contexts=100, max_stream_bytes=1 << 20, max_seconds=PATIENCE
+    )
     rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
 from rerankd.errors import OverloadedError
+from rerankd.inflight import InFlight
 from rerankd.room import Room, Stay
 from rerankd.status import Failure
 from rerankd.v1 import rerank_pb2 as pb
@@ -32,7 +33,8 @@ class Guard(grpc.aio.ServerInterceptor):
     """The layer around the handler of every RPC: whatever is raised below leaves as a status from the table.
 
     Without it, grpcio sends an exception's text to the caller as UNKNOWN, also that of a message which can't
-    be parsed. It counts our calls, too, so that a server that stops can wait for the last of them.
+    be parsed. It counts our calls, too, so that a server that stops can wait for the last of them: in_flight;
+    health and reflection don't count.
 
     room: where the message of a unary call has its bytes, from before it is read until the call is over; with
     it max_message_bytes, the most that one may have. max_streams: streaming calls at a time. None: no limit.
@@ -48,30 +50,20 @@ class Guard(grpc.aio.ServerInterceptor):
         room: Room | None = None,
         max_message_bytes: int = 0,
         max_streams: int | None = None,
+        in_flight: InFlight | None = None,
     ) -> None:
         self._authorize = authorize
         self._room = room
         self._max_message_bytes = max_message_bytes
         self._max_streams = max_streams
         self._streams = 0
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._in_flight = in_flight or InFlight()
         self._guarded: dict[str, _Handler] = {}
-
-    @property
-    def calls(self) -> int:
-        """Calls of ours in progress; health and reflection don't count."""
-        return self._calls
 
     @property
     def streams(self) -> int:
         """Streaming calls, until the last of each is gone."""
         return self._streams
-
-    async def idle(self) -> None:
-        """Returns when no call is in progress."""
-        await self._idle.wait()
 
     async def intercept_service(
         self,
@@ -160,18 +152,8 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         return grpc.unary_stream_rpc_method_handler(guarded, None, handler.response_serializer)
 
-    @contextmanager
-    def _counted(self, method: str) -> Iterator[None]:
-        mine = method.startswith(_OURS)
-        self._calls += mine
-        if self._calls:
-            self._idle.clear()
-        try:
-            yield
-        finally:
-            self._calls -= mine
-            if not self._calls:
-                self._idle.set()
+    def _counted(self, method: str) -> AbstractContextManager[None]:
+        return self._in_flight.counted() if method.startswith(_OURS) else nullcontext()
 
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}

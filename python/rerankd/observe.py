@@ -47,6 +47,12 @@ METHODS: Final = tuple(
     for method in _SERVICE.methods
 )
 """All methods of RerankService."""
+HTTP_RERANK: Final = Method("http", "Rerank", "unary")
+"""POST /rerank, by any of its paths, streamed or not."""
+AI_RUN: Final = Method("http", "AiRun", "unary")
+"""POST on Cloudflare's route."""
+ALL_METHODS: Final = (*METHODS, HTTP_RERANK, AI_RUN)
+"""All that watchers are told of."""
 _PATHS: Final = {f"/{method.service}/{method.name}": method for method in METHODS}
 
 
