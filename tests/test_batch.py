@@ -23,6 +23,7 @@ from support import (
     Serve,
     Stub,
     ask,
+    limits,
     unhurried,
     until,
 )
@@ -145,7 +146,9 @@ async def test_no_more_are_read_than_may_be_in_flight(serve: Serve) -> None:
 
 
 async def test_answers_that_nobody_takes_stop_the_reading(reranker: Reranker) -> None:
-    service = RerankService(Catalogue([reranker]), max_contexts=10, max_stream_bytes=1, max_seconds=PATIENCE)
+    service = RerankService(
+        Catalogue([reranker]), limits(max_contexts=10, max_stream_bytes=1, max_seconds=PATIENCE)
+    )
     text, total, read = "bamboo " * 8000, 80, 0
     size = item("00", contexts=[text]).ByteSize()
     assert total * size > 3 * BATCH_BYTES

@@ -27,7 +27,7 @@ from rerankd.service import SERVICE, RerankService
 from rerankd.settings import Settings
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
-from support import CONTEXTS, LOCAL, LONG, PATIENCE, Channel, Serve, ask, refused, until
+from support import CONTEXTS, LOCAL, LONG, PATIENCE, Channel, Serve, ask, limits, refused, until
 
 Handler = Callable[[bytes, Any], Any]
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -177,7 +177,7 @@ async def test_fact_3_our_handlers_let_their_cancellation_out(reranker: Reranker
     ends = Ends()
     server = grpc.aio.server(interceptors=[ends, Guard()])
     service = RerankService(
-        Catalogue([reranker]), max_contexts=1000, max_stream_bytes=1 << 20, max_seconds=PATIENCE
+        Catalogue([reranker]), limits(max_contexts=1000, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
     )
     rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -18,7 +18,7 @@ from rerankd.reranker import Reranker
 from rerankd.service import SERVICE, RerankService
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
-from support import CONTEXTS, LONG, PATIENCE, Stub, ask, until
+from support import CONTEXTS, LONG, PATIENCE, Stub, ask, limits, until
 
 
 class Seen:
@@ -81,7 +81,7 @@ def witness() -> Witness:
 async def channel(witness: Witness, own_reranker: Reranker) -> AsyncIterator[grpc.aio.Channel]:
     server = grpc.aio.server(interceptors=[Observer([witness]), Bouncer(), Guard()])
     service = RerankService(
-        Catalogue([own_reranker]), max_contexts=100, max_stream_bytes=1 << 20, max_seconds=PATIENCE
+        Catalogue([own_reranker]), limits(max_contexts=100, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
     )
     rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
@@ -97,12 +97,15 @@ def watched(channel: grpc.aio.Channel) -> Stub:
     return rerank_pb2_grpc.RerankServiceStub(channel)
 
 
-def test_the_methods_are_those_of_the_proto() -> None:
+def test_the_methods_are_those_of_the_protos() -> None:
     assert {(method.service, method.name, method.kind) for method in METHODS} == {
         (SERVICE, "Rerank", "unary"),
         (SERVICE, "RerankStream", "bidi_stream"),
         (SERVICE, "RerankBatch", "bidi_stream"),
         (SERVICE, "ListModels", "unary"),
+        ("tei.v1.Rerank", "Rerank", "unary"),
+        ("tei.v1.Rerank", "RerankStream", "client_stream"),
+        ("tei.v1.Info", "Info", "unary"),
     }
 
 

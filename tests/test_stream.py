@@ -22,6 +22,7 @@ from support import (
     Serve,
     Stub,
     ask,
+    limits,
     refused,
     refused_sync,
     unhurried,
@@ -273,7 +274,7 @@ def test_the_limit_on_a_streams_bytes_counts_all_its_messages(serve: Serve) -> N
 
 async def test_what_a_stuck_reader_leaves_is_bounded_by_the_contexts_of_a_request(reranker: Reranker) -> None:
     service = RerankService(
-        Catalogue([reranker]), max_contexts=40, max_stream_bytes=1 << 20, max_seconds=PATIENCE
+        Catalogue([reranker]), limits(max_contexts=40, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
     )
     read, stuck = 0, asyncio.Event()
 

@@ -15,6 +15,7 @@ from rerankd.errors import OverloadedError
 from rerankd.inflight import InFlight
 from rerankd.room import Room, Stay
 from rerankd.status import Failure
+from rerankd.tei.v1 import tei_pb2 as tei
 from rerankd.v1 import rerank_pb2 as pb
 
 Authorize: TypeAlias = "Callable[[str, Iterable[tuple[str, str | bytes]]], None]"
@@ -23,7 +24,10 @@ Authorize: TypeAlias = "Callable[[str, Iterable[tuple[str, str | bytes]]], None]
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-_OURS: Final = f"/{pb.DESCRIPTOR.services_by_name['RerankService'].full_name}/"
+_OURS: Final = (
+    f"/{pb.DESCRIPTOR.services_by_name['RerankService'].full_name}/",
+    f"/{tei.DESCRIPTOR.package}.",
+)
 
 _STAY: ContextVar[Stay | None] = ContextVar("stay", default=None)
 """What the call of this task has in the room."""
@@ -76,13 +80,16 @@ class Guard(grpc.aio.ServerInterceptor):
             if handler is None:
                 return None
             wrap = self._streaming if handler.response_streaming else self._unary
+            if handler.request_streaming and not handler.response_streaming:
+                wrap = self._gathering
             self._guarded[method] = wrap(method, handler)
         try:
             with self._counted(method):
                 if self._authorize is not None:
                     self._authorize(method, handler_call_details.invocation_metadata or ())
                 if method.startswith(_OURS):
-                    await self._enter(streaming=self._guarded[method].response_streaming)
+                    guarded = self._guarded[method]
+                    await self._enter(streaming=guarded.request_streaming or guarded.response_streaming)
         except Exception as error:
             return self._refusing(method, error)
         return self._guarded[method]
@@ -131,6 +138,21 @@ class Guard(grpc.aio.ServerInterceptor):
                     await _abort(context, error, method)
 
         return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
+
+    def _gathering(self, method: str, handler: _Handler) -> _Handler:
+        """For a stream that is answered once."""
+        answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.stream_unary)
+
+        async def guarded(asked: Any, context: _Context) -> Any:
+            with self._counted(method):
+                try:
+                    return await answer(asked, context)
+                except Exception as error:
+                    await _abort(context, error, method)
+
+        return grpc.stream_unary_rpc_method_handler(
+            guarded, handler.request_deserializer, handler.response_serializer
+        )
 
     def _streaming(self, method: str, handler: _Handler) -> _Handler:
         answers: Any = handler.stream_stream or handler.unary_stream

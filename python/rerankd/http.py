@@ -18,14 +18,14 @@ from rerankd.catalogue import Catalogue
 from rerankd.http_answers import encode
 from rerankd.http_errors import unrouted
 from rerankd.http_guard import CLOUDFLARE_PATH, RERANK_PATHS, Authorize, HttpGuard, dialect_of
-from rerankd.http_ranking import HttpRanking, Limits
+from rerankd.http_ranking import HttpRanking
 from rerankd.inflight import InFlight
+from rerankd.limits import Limits, facts
 from rerankd.metrics import Metrics
 from rerankd.observe import Watcher
 from rerankd.reranker import Reranker
 from rerankd.room import Room
 
-_DTYPES: Final = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 # Pages bring all that they need, and ask nobody but this server.
 _POLICY: Final = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data:; style-src 'unsafe-inline'; "
@@ -140,22 +140,12 @@ def _model_routes(app: FastAPI, catalogue: Catalogue, limits: Limits) -> None:
 
     async def info() -> Response:
         """As text-embeddings-inference tells of itself: the default model, and the limits."""
-        reranker, engine = catalogue.default, catalogue.default.engine
         label = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-        told = {
-            "model_id": reranker.name,
-            "model_sha": reranker.revision or None,
-            "model_dtype": _DTYPES.get(engine.dtype, engine.dtype),
-            "served_model_name": reranker.name,
+        told = facts(catalogue.default, limits) | {
+            "served_model_name": catalogue.default.name,
             "model_type": {"reranker": label},
-            "max_concurrent_requests": limits.max_concurrent,
-            "max_input_length": reranker.max_tokens,
-            "max_batch_tokens": limits.wave_tokens,
             "max_batch_requests": None,
-            "max_client_batch_size": limits.max_contexts,
             "auto_truncate": True,
-            "tokenization_workers": engine.threads,
-            "version": __version__,
             "sha": None,
             "docker_label": None,
         }

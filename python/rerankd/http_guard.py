@@ -21,7 +21,10 @@ from rerankd.observe import AI_RUN, HTTP_RERANK, Call, Method, Watcher
 from rerankd.ranking import Ranking
 from rerankd.v1 import rerank_pb2 as pb
 
-RERANK_PATHS: Final = ("/rerank", "/v1/rerank", "/v2/rerank", "/v1/v2/rerank")
+# Clients append a version of their own to a base URL that may have one already.
+RERANK_PATHS: Final = tuple(
+    f"{base}{own}/rerank" for base in ("", "/v1", "/v2") for own in ("", "/v1", "/v2") if own or not base
+)
 CLOUDFLARE_PATH: Final = "/client/v4/"
 OPEN_PATHS: Final = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
 """What needs no token: what probes ask, and pages that hold nothing of anybody's."""

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.datastructures import Headers
@@ -21,25 +20,13 @@ from rerankd.http_bodies import Asked
 from rerankd.http_errors import refusal
 from rerankd.http_guard import Exchange
 from rerankd.http_shapes import Dialect
+from rerankd.limits import Limits
 from rerankd.ranking import Ranking
 from rerankd.reranker import Reranker
 from rerankd.room import Room
 
 _PART: Final = 64 << 10
 """Bytes that leave at one go; the next ones when the caller has taken most of these."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may be."""
-
-    max_contexts: int
-    max_body_bytes: int
-    max_seconds: float
-    """For a request, whatever its headers say."""
-    max_concurrent: int
-    """Requests that are read at a time, the others waiting."""
-    wave_tokens: int
 
 
 class HttpRanking:
@@ -56,7 +43,7 @@ class HttpRanking:
 
     async def run(self, model: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. model: the one in its path; None: the body may name it."""
-        headers, most = Headers(scope=scope), self._limits.max_body_bytes
+        headers, most = Headers(scope=scope), self._limits.max_message_bytes
         deadline = time.monotonic() + http_calls.seconds(headers, self._limits.max_seconds)
         http_calls.check_kind(headers, lenient=model is not None)
         reranker = None if model is None else self._hosted(model)

@@ -22,12 +22,13 @@ HEADER_BYTES: Final = 64 << 10
 
 
 class HttpPort:
-    """One address. It is taken at once, so that a taken one is told early, and answers once it is started.
+    """One address. One that somebody listens on is told at once; this one listens when it is started.
 
     tls: the context that connections are made with; None: plaintext. Raises InputError, of http.
     """
 
     def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
+        self._address = address
         self._socket = _bound(address)
         self._tls = tls
         self._server: _Server | None = None
@@ -39,7 +40,7 @@ class HttpPort:
         return int(self._socket.getsockname()[1])
 
     async def start(self, app: ASGIApp) -> None:
-        """Returns when it answers."""
+        """Returns when it answers. Raises InputError where somebody else was quicker to listen there."""
         config = uvicorn.Config(
             app,
             http=_Protocol,
@@ -62,7 +63,10 @@ class HttpPort:
         await asyncio.wait((self._serving, started), return_when=asyncio.FIRST_COMPLETED)
         started.cancel()
         if self._serving.done():
-            self._serving.result()
+            try:
+                self._serving.result()
+            except OSError:
+                raise _taken(self._address) from None
 
     def _context(self, *_: object) -> ssl.SSLContext:
         assert self._tls is not None
@@ -118,6 +122,10 @@ def _bound(address: str) -> socket.socket:
             made.close()
             raise
     except OSError:
-        raise InputError("http", f"can't listen on {address}: taken, or not of this machine?") from None
+        raise _taken(address) from None
     made.setblocking(False)
     return made
+
+
+def _taken(address: str) -> InputError:
+    return InputError("http", f"can't listen on {address}: taken, or not of this machine?")

@@ -20,12 +20,15 @@ from rerankd.errors import InputError
 from rerankd.guard import Guard
 from rerankd.health import LIVE, NOT_SERVING, READINESS, SERVING, STARTUP, Health
 from rerankd.inflight import InFlight
+from rerankd.limits import Limits
 from rerankd.metrics import Metrics
 from rerankd.pool import Pool
 from rerankd.reranker import Reranker
 from rerankd.room import AHEAD_BYTES, CALL_BYTES, WAITING, Room
 from rerankd.service import BATCH_BYTES, SERVICE, RerankService
 from rerankd.settings import Settings
+from rerankd.tei.v1 import tei_pb2_grpc
+from rerankd.tei_service import TEI_SERVICES, TeiInfo, TeiRerank
 from rerankd.telemetry import Telemetry
 from rerankd.tls import Certificates
 from rerankd.v1 import rerank_pb2_grpc
@@ -146,7 +149,7 @@ class Server:
         if settings.http:
             from rerankd.http_server import HttpPort  # noqa: PLC0415 - half a second, for those who want it
 
-            self._http = HttpPort(settings.http)
+            self._http = HttpPort(settings.http, self._certificates.context() if self._certificates else None)
             self._http_port = self._http.number
 
         self._pool = Pool(
@@ -158,20 +161,17 @@ class Server:
         by_name = await asyncio.to_thread(self._load, self._pool)
         aliases = {alias: by_name[model] for alias, model in self._aliases.items()}
         catalogue = Catalogue(self._rerankers, aliases)
-        service = RerankService(
-            catalogue,
-            max_contexts=settings.max_contexts,
-            max_stream_bytes=settings.max_stream_bytes,
-            max_seconds=settings.max_deadline_seconds,
-        )
-        rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, self._main)
+        limits = _limits(settings)
+        rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankService(catalogue, limits), self._main)
+        tei_pb2_grpc.add_RerankServicer_to_server(TeiRerank(catalogue, limits), self._main)
+        tei_pb2_grpc.add_InfoServicer_to_server(TeiInfo(catalogue, limits), self._main)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
         if settings.reflection:
-            names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+            names = (SERVICE, *TEI_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._main)
         await self._main.start()
         if self._http is not None:
-            await self._http.start(self._application(catalogue))
+            await self._http.start(self._application(catalogue, limits))
         self._health.set(SERVING, *READINESS, STARTUP)
         log.info("serving gRPC on %s", _address(settings.grpc, self._port))
         if settings.http:
@@ -222,19 +222,11 @@ class Server:
         if port is not None:
             await port.stop(grace)
 
-    def _application(self, catalogue: Catalogue) -> FastAPI:
+    def _application(self, catalogue: Catalogue, limits: Limits) -> FastAPI:
         """What HTTP answers: from gRPC's engine, room and limits, and seen by the same watchers."""
         from rerankd import http  # noqa: PLC0415 - as above
-        from rerankd.http_ranking import Limits  # noqa: PLC0415
 
-        settings, health = self._settings, self._health
-        limits = Limits(
-            max_contexts=settings.max_contexts,
-            max_body_bytes=settings.max_message_bytes,
-            max_seconds=settings.max_deadline_seconds,
-            max_concurrent=settings.message_room_bytes // settings.max_message_bytes or 1,
-            wave_tokens=settings.wave_tokens,
-        )
+        health = self._health
         state = http.State(
             healthy=lambda: health.serving(LIVE) and not health.leaving,
             ready=lambda: health.serving(SERVICE),
@@ -312,6 +304,17 @@ def message_bytes(settings: Settings) -> int:
     # One that comes in is there as gRPC has it, as bytes, as a message, and as strings.
     calls = 4 * settings.message_room_bytes + WAITING * CALL_BYTES
     return calls + settings.max_streams * (2 * settings.max_message_bytes + BATCH_BYTES + AHEAD_BYTES)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_contexts=settings.max_contexts,
+        max_message_bytes=settings.max_message_bytes,
+        max_stream_bytes=settings.max_stream_bytes,
+        max_seconds=settings.max_deadline_seconds,
+        max_concurrent=settings.message_room_bytes // settings.max_message_bytes or 1,
+        wave_tokens=settings.wave_tokens,
+    )
 
 
 def run(settings: Settings) -> int:

@@ -11,6 +11,7 @@ import grpc
 from rerankd.catalogue import Catalogue
 from rerankd.completions import RankStream
 from rerankd.errors import InputError
+from rerankd.limits import Limits
 from rerankd.ranking import Options, Passages, Ranking, Result
 from rerankd.reranker import Reranker
 from rerankd.status import Failure
@@ -49,25 +50,11 @@ _PRIORITIES: Final[Mapping[int, str]] = {
 
 
 class RerankService(rerank_pb2_grpc.RerankServiceServicer):
-    """The four RPCs. Handlers raise the errors of errors.py; Guard makes statuses of them.
+    """The four RPCs. Handlers raise the errors of errors.py; Guard makes statuses of them."""
 
-    max_contexts: contexts per request, a whole stream being one.
-    max_seconds: for a request, a whole stream being one; a caller's deadline counts where it is earlier.
-    max_stream_bytes: of all that one stream sends.
-    """
-
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        *,
-        max_contexts: int,
-        max_stream_bytes: int,
-        max_seconds: float,
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, limits: Limits) -> None:
         self._catalogue = catalogue
-        self._max_contexts = max_contexts
-        self._max_stream_bytes = max_stream_bytes
-        self._max_seconds = max_seconds
+        self._limits = limits
 
     async def Rerank(  # noqa: N802 - the proto's name
         self, request: pb.RerankRequest, context: _Context
@@ -113,7 +100,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
             device=reranker.engine.device,
             dtype=reranker.engine.dtype,
             max_tokens=reranker.max_tokens,
-            max_contexts=self._max_contexts,
+            max_contexts=self._limits.max_contexts,
             is_default=reranker is self._catalogue.default,
             revision=reranker.revision,
         )
@@ -129,12 +116,12 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         """Seconds for a request that begins now."""
         # None where the caller set no deadline, whatever grpcio's stubs say.
         left = cast("float | None", context.time_remaining())
-        return self._max_seconds if left is None else min(left, self._max_seconds)
+        return self._limits.max_seconds if left is None else min(left, self._limits.max_seconds)
 
     def _passages(self, contexts: Sequence[pb.Context], first: int) -> Passages:
         total = first + len(contexts)
-        if total > self._max_contexts:
-            limit = f"at most {self._max_contexts} contexts are ranked per request"
+        if total > self._limits.max_contexts:
+            limit = f"at most {self._limits.max_contexts} contexts are ranked per request"
             raise InputError("contexts", f"{limit}, and this one has {total}{' so far' * bool(first)}")
         return Passages.of([c.text for c in contexts], [c.key for c in contexts], first)
 
@@ -145,8 +132,8 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         total = 0
         async for message in requests:
             total += message.ByteSize()
-            if total > self._max_stream_bytes:
-                limit = f"at most {self._max_stream_bytes} bytes are taken from one stream"
+            if total > self._limits.max_stream_bytes:
+                limit = f"at most {self._limits.max_stream_bytes} bytes are taken from one stream"
                 raise InputError("contexts", f"{limit}, and this one has {total} so far")
             yield message
 
