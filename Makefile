@@ -142,7 +142,7 @@ lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="py
 
 # --- Measuring --------------------------------------------------------------------------------------------------
 
-.PHONY: bench bench-server bench-observer bench-serving bench-peak bench-memory bench-kernels peers-env peers accuracy
+.PHONY: bench bench-server bench-observer bench-serving bench-http bench-peak bench-memory bench-kernels peers-env peers accuracy
 .PHONY: soak fuzz chaos rolling
 bench: setup ## The engine's throughput on synthetic checkpoints of real shapes
 	$(BIN)/python -m benches.engine $(ARGS)
@@ -155,6 +155,9 @@ bench-observer: setup ## What metrics and traces cost a call
 
 bench-serving: setup ## A server under load: overload, budgets, fairness, overhead
 	$(BIN)/python -m benches.serving $(ARGS)
+
+bench-http: setup ## What HTTP adds to gRPC
+	$(BIN)/python -m benches.http_overhead $(ARGS)
 
 soak: setup ## 10,000 callers a minute who leave, for 10 minutes: what they leave behind
 	$(BIN)/python -m benches.soak $(ARGS)

@@ -50,9 +50,11 @@ METHODS: Final = tuple(
     for method in service.methods
 )
 """All methods that gRPC has of us: those of RerankService first."""
-HTTP_RERANK: Final = Method("http", "Rerank", "unary")
+HTTP: Final = "http"
+"""The service that HTTP's requests are counted as."""
+HTTP_RERANK: Final = Method(HTTP, "Rerank", "unary")
 """POST /rerank, by any of its paths, streamed or not."""
-AI_RUN: Final = Method("http", "AiRun", "unary")
+AI_RUN: Final = Method(HTTP, "AiRun", "unary")
 """POST on Cloudflare's route."""
 ALL_METHODS: Final = (*METHODS, HTTP_RERANK, AI_RUN)
 """All that watchers are told of."""

@@ -44,6 +44,10 @@ _HEALTH_GRACE: Final = 1.0
 """Seconds for the last answers of the health port, which end by themselves, to reach who asked."""
 
 
+JSON_BYTES: Final = 16
+"""Times its own size that a body's JSON takes at most while it is parsed; bodies are, one at a time."""
+
+
 class Server:
     """What `rerankd serve` runs: loads the models, then serves until it is stopped.
 
@@ -227,6 +231,9 @@ class Server:
         from rerankd import http  # noqa: PLC0415 - as above
 
         health = self._health
+        for name in models.HOSTED_NAMES:
+            if catalogue.get(name) is None:
+                log.info("over HTTP, %s means %s; --alias can say otherwise", name, catalogue.default.name)
         state = http.State(
             healthy=lambda: health.serving(LIVE) and not health.leaving,
             ready=lambda: health.serving(SERVICE),
@@ -303,6 +310,8 @@ def message_bytes(settings: Settings) -> int:
     """The most memory of messages that no request was admitted for yet, or whose answers nobody has taken."""
     # One that comes in is there as gRPC has it, as bytes, as a message, and as strings.
     calls = 4 * settings.message_room_bytes + WAITING * CALL_BYTES
+    if settings.http:
+        calls += JSON_BYTES * settings.max_message_bytes
     return calls + settings.max_streams * (2 * settings.max_message_bytes + BATCH_BYTES + AHEAD_BYTES)
 
 
