@@ -93,8 +93,8 @@ PYTHON_ROOMS = rooms("""
     http:         http_ranking http_openapi http_guard http_errors http_answers catalogue reranker room
     http:         inflight limits metrics observe _core
     http_server:  errors
-    server:       tei tei_service limits logs guard inflight room catalogue service health http http_server
-    server:       telemetry metrics auth tls watch pulse reranker pool models settings errors v1
+    server:       http_bodies tei tei_service limits logs guard inflight room catalogue service health http
+    server:       http_server telemetry metrics auth tls watch pulse reranker pool models settings errors v1
     bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors
     bench_result: bench bench_figures; bench_load: bench bench_figures target wire ranking v1
     bench_run:    bench bench_kinds bench_figures bench_result bench_load wire ranking errors

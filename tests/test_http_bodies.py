@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from rerankd import http_bodies
 from rerankd.errors import InputError
-from rerankd.http_bodies import MOST_PARTS, Asked
+from rerankd.http_bodies import Asked, most_parts
 from rerankd.http_shapes import Dialect
 
+MOST = 10
+PARTS = most_parts(MOST)
 
-def read(body: Any, dialect: Dialect | None = None, most: int = 10) -> Asked:
+
+def read(body: Any, dialect: Dialect | None = None, most: int = MOST) -> Asked:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    data = http_bodies.parse(raw)
+    data = http_bodies.parse(raw, most)
     return http_bodies.read(data, dialect or http_bodies.dialect_of(data), most)
 
 
@@ -119,8 +123,8 @@ def test_a_priority_that_is_a_number_is_another_apis() -> None:
         (b'{"query": "\\ud800", "documents": []}', "the body is not JSON: "),
         (b'{"query": "\xff", "documents": []}', "the body is not JSON: invalid unicode"),
         (b"[" * 100_000, "the body has more than"),
-        (b"[" * 1000, "the body is not JSON: recursion limit exceeded"),
-        (b'{"query": "q", "documents": [], "x": [' + b"{}," * MOST_PARTS + b"1]}", "the body has more than"),
+        (b"[" * 500, "the body is not JSON: recursion limit exceeded"),
+        (b'{"query": "q", "documents": [], "x": [' + b"{}," * PARTS + b"1]}", "the body has more than"),
     ],
 )
 def test_what_is_bad_is_named_as_its_caller_spelled_it(body: Any, sentence: str) -> None:
@@ -128,7 +132,7 @@ def test_what_is_bad_is_named_as_its_caller_spelled_it(body: Any, sentence: str)
 
 
 def test_braces_in_a_text_are_no_parts() -> None:
-    text = '{"[\\' * MOST_PARTS
+    text = '{"[\\' * PARTS
     assert read({"query": "q", "documents": [text]}).passages.texts == [text]
 
 
@@ -149,3 +153,26 @@ def test_an_error_of_the_engines_is_told_in_the_callers_terms(name: str, texts: 
     asked = read({"query": "q", name: texts})
     assert asked.blame(InputError("contexts[7].text", "is long")).field == field
     assert asked.blame(InputError("query", "is long")).field == "query"
+
+
+HOSTILE = {
+    "objects": b'{"":0},' * (PARTS - 3),
+    "strings": '"ā",'.encode() * 50_000,
+    "longer strings": b'"ab",' * 50_000,
+    "floats": b"1.5," * 60_000,
+    "integers": b"300," * 60_000,
+    "keys": b"{%s}," % ",".join(f'"{chr(0x800 + at)}":0' for at in range(30_000)).encode(),
+    "escapes": b'"%s",' % (b"\\u0800" * 40_000),
+    "one wide character": '"{}😀",'.format("a" * 250_000).encode(),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_body_takes_more_memory_than_is_reckoned_with(name: str) -> None:
+    raw = b'{"query": "q", "documents": ["a"], "x": [' + HOSTILE[name] + b"0]}"
+    tracemalloc.start()
+    try:
+        read(raw)
+        assert tracemalloc.get_traced_memory()[1] <= 24 * len(raw) + 256 * PARTS
+    finally:
+        tracemalloc.stop()

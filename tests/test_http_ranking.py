@@ -208,7 +208,8 @@ async def test_a_server_that_leaves_says_so_and_finishes_what_is_begun() -> None
             pass
         assert (await web.get("/health")).status_code == 503
         # Clients need time to notice: they are served meanwhile.
-        assert (await web.post("/rerank", json=BODY)).status_code == 200
+        answer = await web.post("/rerank", json=BODY)
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         retiring.cancel()
         begun = asyncio.create_task(web.post("/rerank", json={**SLOW, "documents": LONG[:24]}))
         await until(lambda: engine.stats()["tickets"] == 1)

@@ -14,8 +14,10 @@ from rerankd.errors import InputError
 from rerankd.http_shapes import BODIES, Body, ContextsBody, Dialect, Document, DocumentsBody, TextsBody
 from rerankd.ranking import Options, Passages
 
-MOST_PARTS: Final = 50_000
-"""Objects and lists of one body. Each takes a hundred times the bytes in memory that it takes in JSON."""
+SPARE_PARTS: Final = 1000
+PARTS_PER_TEXT: Final = 10
+"""Objects and lists that a body may have: so many, and so many for each text. One takes a hundred times the
+bytes in memory that it takes in JSON."""
 
 _STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _CONTEXT: Final = re.compile(r"contexts\[(\d+)\](?:\.text)?")
@@ -59,11 +61,11 @@ class Asked:
         return error
 
 
-def parse(raw: bytes) -> dict[str, Any]:
+def parse(raw: bytes, max_contexts: int) -> dict[str, Any]:
     """A body's bytes as the JSON object that they must be. Raises InputError."""
     if not raw.strip():
         raise InputError("", "the body is empty; it must be a JSON object")
-    _check_plain(raw)
+    _check_plain(raw, most_parts(max_contexts))
     try:
         data = from_json(raw, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
@@ -154,10 +156,15 @@ def _text(text: str | Document) -> str:
     return text if isinstance(text, str) else text.text
 
 
-def _check_plain(raw: bytes) -> None:
+def most_parts(max_contexts: int) -> int:
+    """Objects and lists that one body may have."""
+    return SPARE_PARTS + PARTS_PER_TEXT * max_contexts
+
+
+def _check_plain(raw: bytes, most: int) -> None:
     """Refuses what would take far more memory, and time of the event loop, than its bytes say."""
-    if _parts(raw) > MOST_PARTS and _parts(_STRINGS.sub(b"", raw)) > MOST_PARTS:
-        raise InputError("", f"the body has more than {MOST_PARTS} objects and lists")
+    if _parts(raw) > most and _parts(_STRINGS.sub(b"", raw)) > most:
+        raise InputError("", f"the body has more than {most} objects and lists")
 
 
 def _parts(raw: bytes) -> int:

@@ -95,7 +95,8 @@ class HttpGuard:
         exchange = scope.setdefault("state", {})["exchange"] = Exchange(dialect_of(scope), calls)
         counted: AbstractContextManager[None] = self._in_flight.counted() if method else nullcontext()
         with counted:
-            exchange.ended(await self._run(scope, receive, _Answer(send), headers))
+            answer = _Answer(send, last=self._leaving())
+            exchange.ended(await self._run(scope, receive, answer, headers))
 
     async def _run(
         self, scope: Scope, receive: Receive, answer: _Answer, headers: Iterable[tuple[str, str]]
@@ -126,14 +127,17 @@ class HttpGuard:
 
 
 class _Answer:
-    """Where the answer goes, and whether it has begun."""
+    """Where the answer goes, and whether it has begun. last: of its connection, for the server is leaving."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, last: bool) -> None:
         self._send = send
+        self._last = last
         self._begun = False
 
     async def __call__(self, message: Message) -> None:
         self._begun = True
+        if self._last and message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
         await self._send(message)
 
     async def refuse(self, refused: Refusal, scope: Scope, receive: Receive) -> None:

@@ -74,10 +74,11 @@ class HttpRanking:
 
     def _read(self, raw: bytes, scope: Scope) -> Asked:
         exchange = Exchange.of(scope)
-        data = http_bodies.parse(raw)
+        most = self._limits.max_contexts
+        data = http_bodies.parse(raw, most)
         if exchange.dialect is not Dialect.CLOUDFLARE:
             exchange.dialect = http_bodies.dialect_of(data)
-        return http_bodies.read(data, exchange.dialect, self._limits.max_contexts)
+        return http_bodies.read(data, exchange.dialect, most)
 
 
 class _Answering:

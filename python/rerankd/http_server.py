@@ -55,8 +55,10 @@ class HttpPort:
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE,
             h11_max_incomplete_event_size=HEADER_BYTES,
-            ssl_context_factory=self._context if self._tls is not None else None,
         )
+        config.load()
+        # It would make one of files, once; ours follows them.
+        config.ssl = self._tls
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve([self._socket]))
         started = asyncio.create_task(self._server.up.wait())
@@ -67,10 +69,6 @@ class HttpPort:
                 self._serving.result()
             except OSError:
                 raise _taken(self._address) from None
-
-    def _context(self, *_: object) -> ssl.SSLContext:
-        assert self._tls is not None
-        return self._tls
 
     async def stop(self, grace: float = 0) -> None:
         """Lets requests in progress finish for at most so many seconds, and closes all connections."""

@@ -19,6 +19,7 @@ from rerankd.catalogue import Catalogue
 from rerankd.errors import InputError
 from rerankd.guard import Guard
 from rerankd.health import LIVE, NOT_SERVING, READINESS, SERVING, STARTUP, Health
+from rerankd.http_bodies import most_parts
 from rerankd.inflight import InFlight
 from rerankd.limits import Limits
 from rerankd.metrics import Metrics
@@ -42,10 +43,6 @@ log = logging.getLogger(__name__)
 
 _HEALTH_GRACE: Final = 1.0
 """Seconds for the last answers of the health port, which end by themselves, to reach who asked."""
-
-
-JSON_BYTES: Final = 16
-"""Times its own size that a body's JSON takes at most while it is parsed; bodies are, one at a time."""
 
 
 class Server:
@@ -151,7 +148,9 @@ class Server:
         credentials = self._certificates.credentials() if self._certificates else None
         self._port = _listen(self._main, "grpc", settings.grpc, credentials)
         if settings.http:
-            from rerankd.http_server import HttpPort  # noqa: PLC0415 - half a second, for those who want it
+            # Half a second, for those who want it; all at once, so that its memory is told with the rest.
+            from rerankd import http  # noqa: F401, PLC0415
+            from rerankd.http_server import HttpPort  # noqa: PLC0415
 
             self._http = HttpPort(settings.http, self._certificates.context() if self._certificates else None)
             self._http_port = self._http.number
@@ -311,7 +310,8 @@ def message_bytes(settings: Settings) -> int:
     # One that comes in is there as gRPC has it, as bytes, as a message, and as strings.
     calls = 4 * settings.message_room_bytes + WAITING * CALL_BYTES
     if settings.http:
-        calls += JSON_BYTES * settings.max_message_bytes
+        # A body's JSON while it is parsed, one at a time; the shortest strings take the most.
+        calls += 24 * settings.max_message_bytes + 256 * most_parts(settings.max_contexts)
     return calls + settings.max_streams * (2 * settings.max_message_bytes + BATCH_BYTES + AHEAD_BYTES)
 
 
