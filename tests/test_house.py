@@ -89,7 +89,7 @@ PYTHON_ROOMS = rooms("""
     http_guard:   http_answers http_calls http_errors http_shapes inflight observe ranking errors v1
     http_ranking: catalogue reranker completions room models http_answers http_bodies http_calls http_errors
     http_ranking: http_guard http_shapes limits ranking errors
-    http_openapi: http_answers http_calls http_shapes
+    http_openapi: http_answers http_calls http_shapes models
     http:         http_ranking http_openapi http_guard http_errors http_answers catalogue reranker room
     http:         inflight limits metrics observe _core
     http_server:  errors

@@ -45,6 +45,11 @@ def test_documents_are_texts_or_objects_with_text() -> None:
     assert read({"query": {"text": "q"}, "documents": []}).query == "q"
 
 
+def test_a_whole_number_may_be_written_as_a_fraction() -> None:
+    options = read({"query": "q", "documents": [], "top_n": 3.0, "budget_ms": 5.0, "priority": 0.0}).options
+    assert (options.top_k, options.budget_ms) == (3, 5)
+
+
 @pytest.mark.parametrize("none", [{}, {"top_n": None}, {"top_n": 0}])
 def test_no_top_n_means_all(none: dict[str, Any]) -> None:
     assert read({"query": "q", "documents": ["a"], **none}).options.top_k is None
@@ -98,13 +103,15 @@ def test_a_priority_that_is_a_number_is_another_apis() -> None:
         ({"query": "q", "documents": [], "top_n": -1}, "top_n: must be at least 0"),
         ({"query": "q", "documents": [], "top_n": "1"}, "top_n: must be an integer"),
         ({"query": "q", "documents": [], "top_n": 1.5}, "top_n: must be an integer"),
+        ({"query": "q", "documents": [], "top_n": True}, "top_n: must be an integer"),
+        (b'{"query": "q", "documents": [], "top_n": 1e999}', "top_n: must be an integer"),
         ({"query": "q", "documents": [], "return_documents": 1}, "return_documents: must be true or false"),
         ({"query": "q", "documents": [], "min_score": "x"}, "min_score: must be a number"),
         (b'{"query": "q", "documents": [], "min_score": 1e999}', "min_score: must be a finite number"),
         ({"query": "q", "documents": [], "budget_ms": 0}, "budget_ms: must be at least 1"),
         ({"query": "q", "documents": [], "budget_ms": 1 << 32}, "budget_ms: must be at most 4294967295"),
         ({"query": "q", "documents": [], "priority": "now"}, "priority: must be one of interactive, batch"),
-        ({"query": "q", "documents": [], "rank_fields": ["title"]}, 'rank_fields: can only be ["text"]'),
+        ({"query": "q", "documents": [], "rank_fields": ["title"]}, "rank_fields[0]: must be one of 'text'"),
         ({"query": "q", "texts": ["a", None]}, "texts[1]: must be a string"),
         ({"query": "q", "texts": [], "truncation_direction": "Left"}, "truncation_direction: can only be"),
         ({"query": "q", "contexts": ["a"]}, "contexts[0]: must be an object"),

@@ -50,6 +50,7 @@ def test_the_earliest_deadline_counts(headers: dict[str, str], seconds: float) -
     [
         ("x-request-timeout-ms", "1.5"),
         ("x-request-timeout-ms", ""),
+        ("x-request-timeout-ms", "0"),
         ("grpc-timeout", "5"),
         ("grpc-timeout", "123456789S"),
     ],

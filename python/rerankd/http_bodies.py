@@ -109,8 +109,6 @@ def read(data: Mapping[str, Any], dialect: Dialect, max_contexts: int) -> Asked:
 
 
 def _documents(body: DocumentsBody) -> Asked:
-    if body.rank_fields not in (None, [], ["text"]):
-        raise InputError("rank_fields", 'can only be ["text"]; put what is to be ranked into text')
     options = Options(
         top_k=body.top_n or None,
         return_text=bool(body.return_documents),

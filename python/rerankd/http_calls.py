@@ -31,8 +31,8 @@ def seconds(headers: Mapping[str, str], most: float) -> float:
     left = most
     told = headers.get(TIMEOUT_MS)
     if told is not None:
-        if not re.fullmatch(r"[0-9]{1,10}", told):
-            raise InputError(TIMEOUT_MS, "must be a number of milliseconds, as 500")
+        if not re.fullmatch(r"[1-9][0-9]{0,9}", told):
+            raise InputError(TIMEOUT_MS, "must be a number of milliseconds, at least 1, as 500")
         left = min(left, int(told) / 1000)
     told = headers.get(GRPC_TIMEOUT)
     if told is not None:

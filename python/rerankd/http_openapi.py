@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from rerankd import http_shapes as shapes
 from rerankd.http_answers import EVENTS, NDJSON
 from rerankd.http_calls import GRPC_TIMEOUT, TIMEOUT_MS
+from rerankd.models import HOSTED_NAMES
 
 _SCHEMAS: Final = "#/components/schemas/"
 _BODIES: Final = (shapes.DocumentsBody, shapes.TextsBody, shapes.ContextsBody)
@@ -114,6 +115,9 @@ def document(app: FastAPI) -> dict[str, Any]:
             # FastAPI's own, for routes with parameters: paths hold any string, so it never comes to that.
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "model":
+                    parameter["example"] = next(iter(HOSTED_NAMES))
             if "401" in operation["responses"]:
                 operation["security"] = [{}, {"token": []}]
     return told
@@ -126,7 +130,7 @@ def _asks(*bodies: type[shapes.Body]) -> dict[str, Any]:
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "parameters": [
-            _header(TIMEOUT_MS, "^[0-9]{1,10}$", "milliseconds that the request may take"),
+            _header(TIMEOUT_MS, "^[1-9][0-9]{0,9}$", "milliseconds that the request may take"),
             _header(GRPC_TIMEOUT, "^[0-9]{1,8}[HMSmun]$", "the same as gRPC has it, as 500m"),
         ],
     }

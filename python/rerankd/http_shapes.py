@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 _UINT32_MAX: Final = 2**32 - 1
 
@@ -29,8 +29,16 @@ class Dialect(Enum):
 
 # ---- what is sent -----------------------------------------------------------------------------------------
 
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number, and some languages write 3 as 3.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1, le=_UINT32_MAX)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Whole, Field(ge=1, le=_UINT32_MAX)]
+Most = Annotated[Whole, Field(ge=0)]
 
 
 class Extensions(BaseModel):
@@ -68,13 +76,13 @@ class DocumentsBody(Extensions):
     ] = None
     query: Text | Document
     documents: Annotated[list[Text | Document], FailFast()]
-    top_n: Annotated[int | None, Field(ge=0, description="how many are answered; null or 0: all")] = None
+    top_n: Annotated[Most | None, Field(description="how many are answered; null or 0: all")] = None
     return_documents: bool | None = None
     rank_fields: Annotated[
-        list[str] | None, Field(description='of the documents\' keys "text" alone can be ranked by')
+        list[Literal["text"]] | None, Field(description="keys of documents to rank by")
     ] = None
     priority: Annotated[
-        int | str | None, Field(description='"batch" waits for others; a number, as Cohere has, is ignored')
+        Whole | str | None, Field(description='"batch" waits for others; a number, as Cohere has, is ignored')
     ] = None
 
 
@@ -84,7 +92,7 @@ class TextsBody(Extensions):
     model: str | None = None
     query: Text
     texts: Annotated[list[Text], FailFast()]
-    top_n: Annotated[int | None, Field(ge=0)] = None
+    top_n: Most | None = None
     truncate: Annotated[
         bool | None, Field(description="false: refuse what is longer than the model reads")
     ] = None
@@ -100,7 +108,7 @@ class ContextsBody(Extensions):
     )
     query: Text
     contexts: Annotated[list[Document], FailFast()]
-    top_k: Annotated[int | None, Field(ge=0, description="how many are answered; null or 0: all")] = None
+    top_k: Annotated[Most | None, Field(description="how many are answered; null or 0: all")] = None
 
 
 Body = DocumentsBody | TextsBody | ContextsBody

@@ -147,14 +147,14 @@ class Settings:
     )
     max_contexts: int = knobs.knob(1000, knobs.integer(1), "Limits", "contexts per request")
     max_message_bytes: int = knobs.knob(
-        4 << 20, knobs.size(), "Limits", "bytes of one message, received or sent"
+        4 << 20, knobs.size(), "Limits", "bytes of one message, or of an HTTP request's body"
     )
     message_room_bytes: int = knobs.knob(
         128 << 20,
         knobs.size(),
         "Limits",
-        "bytes of the messages of all Rerank calls together, counted as max_message_bytes each while they "
-        "come in; calls wait for room, in their order",
+        "bytes of the messages of all Rerank calls, and of HTTP's bodies, together, counted as "
+        "max_message_bytes each while they come in; calls wait for room, in their order",
     )
     max_streams: int = knobs.knob(
         256,
