@@ -113,7 +113,7 @@ def test_a_priority_that_is_a_number_is_another_apis() -> None:
         ({"query": "q", "documents": [], "priority": "now"}, "priority: must be one of interactive, batch"),
         ({"query": "q", "documents": [], "rank_fields": ["title"]}, "rank_fields[0]: must be one of 'text'"),
         ({"query": "q", "texts": ["a", None]}, "texts[1]: must be a string"),
-        ({"query": "q", "texts": [], "truncation_direction": "Left"}, "truncation_direction: can only be"),
+        ({"query": "q", "texts": [], "truncation_direction": "Left"}, "truncation_direction: must be one of"),
         ({"query": "q", "contexts": ["a"]}, "contexts[0]: must be an object"),
         ({"query": "q", "contexts": [{"txt": "a"}]}, "contexts[0].text: is missing"),
         ({"query": "q", "contexts": [], "top_k": -1}, "top_k: must be at least 0"),

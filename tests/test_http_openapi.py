@@ -65,6 +65,14 @@ def test_every_body_that_is_taken_is_described(told: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "limits"), [("max_tokens", {"minimum": 1, "maximum": (1 << 32) - 1}), ("top_n", {"minimum": 0})]
+)
+def test_limits_are_described_as_json_schema_has_them(told: Any, name: str, limits: dict[str, int]) -> None:
+    described = told["components"]["schemas"]["DocumentsBody"]["properties"][name]
+    assert {"type": "integer", **limits} in described["anyOf"]
+
+
+@pytest.mark.parametrize(
     ("body", "headers"),
     [
         ({"query": QUERY, "documents": CONTEXTS}, {}),

@@ -120,8 +120,6 @@ def _documents(body: DocumentsBody) -> Asked:
 
 
 def _texts(body: TextsBody) -> Asked:
-    if body.truncation_direction is not None and body.truncation_direction.lower() != "right":
-        raise InputError("truncation_direction", 'can only be "right": texts are cut at their end')
     common = _common(body)
     if body.truncate is False and body.overflow is None:
         common["overflow"] = "reject"

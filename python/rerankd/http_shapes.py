@@ -37,8 +37,9 @@ def _whole(value: object) -> object:
 
 Text = Annotated[str, Field(min_length=1)]
 Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=1, le=_UINT32_MAX)]
-Most = Annotated[Whole, Field(ge=0)]
+# The limits first: pydantic describes them as JSON Schema does only before a validator of ours.
+Count = Annotated[int, Field(ge=1, le=_UINT32_MAX), BeforeValidator(_whole)]
+Most = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 
 
 class Extensions(BaseModel):
@@ -96,7 +97,9 @@ class TextsBody(Extensions):
     truncate: Annotated[
         bool | None, Field(description="false: refuse what is longer than the model reads")
     ] = None
-    truncation_direction: Annotated[str | None, Field(description='"right"; "left" is refused')] = None
+    truncation_direction: Annotated[
+        Literal["right", "Right"] | None, Field(description="texts are cut at their end")
+    ] = None
     return_text: bool | None = None
 
 
