@@ -9,7 +9,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PROTO := proto/rerankd/v1/rerank.proto
+# tei.v1 is another project's package: its stubs are ours alone, and so lie within our own.
+PROTOS := -Irerankd/tei=proto/tei -Iproto proto/rerankd/v1/rerank.proto proto/tei/v1/tei.proto
 PROTO_BIN := $(VENV)/proto-tools/bin
 # One profile, release, for the extension, the tests and the linter: see Cargo.toml.
 CARGO_FLAGS := --release --locked
@@ -106,8 +107,9 @@ lint-proto: $(VENV)/.deps proto-check ## The .proto's style, its compatibility, 
 proto-check: $(PROTO_BIN)/.made ## Whether the committed stubs are what the .proto gives
 	@made=$$(mktemp -d) && trap 'rm -r "$$made"' EXIT && \
 	$(MAKE) --no-print-directory -s proto PROTO_OUT="$$made" && \
-	diff -r -x __init__.py -x __pycache__ "$$made/rerankd/v1" python/rerankd/v1 || \
-	{ echo "The stubs are not what $(PROTO) gives; run make proto." >&2; exit 1; }
+	diff -r -x __init__.py -x __pycache__ "$$made/rerankd/v1" python/rerankd/v1 && \
+	diff -r -x __init__.py -x __pycache__ "$$made/rerankd/tei" python/rerankd/tei || \
+	{ echo "The stubs are not what proto/ gives; run make proto." >&2; exit 1; }
 
 lock-check: $(VENV)/.deps need-cargo ## Whether the lock files are current
 	@cargo metadata --locked --format-version 1 >/dev/null
@@ -124,9 +126,9 @@ fmt: $(VENV)/.deps need-cargo ## Format everything
 	$(BIN)/buf format --write
 
 PROTO_OUT := python
-proto: $(PROTO_BIN)/.made ## Make the stubs in python/rerankd/v1 from the .proto
-	$(PROTO_BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) $(PROTO)
-	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Iproto --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTO)
+proto: $(PROTO_BIN)/.made ## Make the stubs in python/rerankd/v1 and python/rerankd/tei from the .proto files
+	$(PROTO_BIN)/python -m grpc_tools.protoc --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) $(PROTOS)
+	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc --mypy_grpc_out=quiet:$(PROTO_OUT) $(PROTOS)
 
 proto-image: $(VENV)/.deps ## Accept the .proto as it is: what buf breaking compares with from now on
 	$(BIN)/buf build --exclude-source-info -o proto/image.binpb
@@ -140,7 +142,7 @@ lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="py
 
 # --- Measuring --------------------------------------------------------------------------------------------------
 
-.PHONY: bench bench-server bench-observer bench-serving bench-peak bench-memory bench-kernels peers-env peers accuracy
+.PHONY: bench bench-server bench-observer bench-serving bench-http bench-peak bench-memory bench-kernels peers-env peers accuracy
 .PHONY: soak fuzz chaos rolling
 bench: setup ## The engine's throughput on synthetic checkpoints of real shapes
 	$(BIN)/python -m benches.engine $(ARGS)
@@ -153,6 +155,9 @@ bench-observer: setup ## What metrics and traces cost a call
 
 bench-serving: setup ## A server under load: overload, budgets, fairness, overhead
 	$(BIN)/python -m benches.serving $(ARGS)
+
+bench-http: setup ## What HTTP adds to gRPC
+	$(BIN)/python -m benches.http_overhead $(ARGS)
 
 soak: setup ## 10,000 callers a minute who leave, for 10 minutes: what they leave behind
 	$(BIN)/python -m benches.soak $(ARGS)

@@ -66,7 +66,13 @@ def server(threads: int) -> Iterator[tuple[int, int, int]]:
     """A server that serves: its process, its port, and the bytes that it says it takes at most."""
     port, health = free_port(), free_port()
     command = [sys.executable, "-m", "rerankd", "serve", f"--threads={threads}", "--drain-seconds=0"]
-    command += [f"--grpc=127.0.0.1:{port}", f"--health=127.0.0.1:{health}", "--metrics=", "--grace-seconds=0"]
+    command += [
+        f"--grpc=127.0.0.1:{port}",
+        f"--health=127.0.0.1:{health}",
+        "--metrics=",
+        "--http=",
+        "--grace-seconds=0",
+    ]
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             begun = time.monotonic()

@@ -42,8 +42,10 @@ class Process:
 
     def __init__(self, threads: int, *flags: str) -> None:
         self.port, self.health, self._metrics = fixed_port(), fixed_port(), fixed_port()
+        self.http = fixed_port()
         self._command = [sys.executable, "-m", "rerankd", "serve", f"--threads={threads}"]
         self._command += [f"--grpc=127.0.0.1:{self.port}", f"--health=127.0.0.1:{self.health}"]
+        self._command += [f"--http=127.0.0.1:{self.http}"]
         self._command += [f"--metrics=127.0.0.1:{self._metrics}", *flags]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process: subprocess.Popen[bytes] | None = None

@@ -87,7 +87,16 @@ def server(checkpoint: Path, threads: int, log: IO[bytes]) -> Iterator[tuple[int
         "--threads",
         str(threads),
     ]
-    command += ["--grpc", f"127.0.0.1:{port}", "--health", f"127.0.0.1:{health}", "--metrics", ""]
+    command += [
+        "--grpc",
+        f"127.0.0.1:{port}",
+        "--health",
+        f"127.0.0.1:{health}",
+        "--metrics",
+        "",
+        "--http",
+        "",
+    ]
     command += ["--drain-seconds", "0"]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -39,7 +39,7 @@ ROUNDS = 3
 
 def server(threads: int, *flags: str) -> Process:
     """A server of mini-en, to be entered."""
-    return Process(threads, "--drain-seconds=0", "--metrics=", *flags)
+    return Process(threads, "--drain-seconds=0", "--metrics=", "--http=", *flags)
 
 
 def start(target: str, *flags: str) -> subprocess.Popen[bytes]:

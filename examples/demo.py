@@ -119,7 +119,7 @@ def serving(target: str, health: str) -> Iterator[subprocess.Popen[bytes]]:
     """`rerankd serve` as a process, which is not left behind whatever happens."""
     # No wait for clients that may still come, as there would be in production; and no settings but these.
     command = [sys.executable, "-m", "rerankd", "serve", "--grpc", target, "--health", health]
-    command += ["--metrics", "", "--drain-seconds", "0", "--log-level", "warning"]
+    command += ["--metrics", "", "--http", "", "--drain-seconds", "0", "--log-level", "warning"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RERANKD_")}
     with subprocess.Popen(command, env=environment) as server:
         try:

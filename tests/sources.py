@@ -10,6 +10,9 @@ PACKAGE = "python/rerankd/"
 Sources = Mapping[str, str]
 """Paths from the project's root, and what the files hold."""
 
+MADE = ("v1", "tei")
+"""Rooms of the package that protoc makes."""
+
 # ---- reading Python ---------------------------------------------------------------------------------------
 
 
@@ -23,7 +26,7 @@ def package_modules(sources: Sources) -> dict[str, ast.Module]:
     files = {
         path: python_module(path) for path in sources if path.startswith(PACKAGE) and path.endswith(".py")
     }
-    return {module: ast.parse(sources[path]) for path, module in files.items() if module != "v1"}
+    return {module: ast.parse(sources[path]) for path, module in files.items() if module not in MADE}
 
 
 def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import http.client
 import json
 import threading
@@ -15,6 +16,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rerankd.limits import Limits
 from rerankd.reranker import Reranker
 from rerankd.server import Server
 from rerankd.service import SERVICE
@@ -33,6 +35,7 @@ LOCAL: dict[str, Any] = {
     "grpc": "127.0.0.1:0",
     "health": "127.0.0.1:0",
     "metrics": "",
+    "http": "127.0.0.1:0",
     "drain_seconds": 0,
     "grace_seconds": PATIENCE,
     "reflection": True,
@@ -49,6 +52,19 @@ LONG = ["a river runs through a wide green valley " * 12] * 60
 def ask(query: str = QUERY, contexts: list[str] = CONTEXTS, **options: Any) -> pb.RerankRequest:
     keyed = [pb.Context(text=text, key=f"k{at}") for at, text in enumerate(contexts)]
     return pb.RerankRequest(query=query, contexts=keyed, **options)
+
+
+def limits(**changes: Any) -> Limits:
+    """The limits of a service with no server."""
+    usual = Limits(
+        max_contexts=1000,
+        max_message_bytes=4 << 20,
+        max_stream_bytes=64 << 20,
+        max_seconds=PATIENCE,
+        max_concurrent=1,
+        wave_tokens=256,
+    )
+    return dataclasses.replace(usual, **changes)
 
 
 def unhurried() -> Any:
@@ -87,6 +103,11 @@ class RunningServer:
     @property
     def reranker(self) -> Reranker:
         return self.server.rerankers[0]
+
+    @property
+    def web(self) -> str:
+        """HTTP's address."""
+        return f"http://127.0.0.1:{self.server.http_port}"
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)

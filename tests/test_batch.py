@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from google.rpc import code_pb2
 from rerankd import Reranker
+from rerankd.catalogue import Catalogue
 from rerankd.service import BATCH_BYTES, BATCH_IN_FLIGHT, RerankService
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
@@ -22,6 +23,7 @@ from support import (
     Serve,
     Stub,
     ask,
+    limits,
     unhurried,
     until,
 )
@@ -144,7 +146,9 @@ async def test_no_more_are_read_than_may_be_in_flight(serve: Serve) -> None:
 
 
 async def test_answers_that_nobody_takes_stop_the_reading(reranker: Reranker) -> None:
-    service = RerankService([reranker], max_contexts=10, max_stream_bytes=1, max_seconds=PATIENCE)
+    service = RerankService(
+        Catalogue([reranker]), limits(max_contexts=10, max_stream_bytes=1, max_seconds=PATIENCE)
+    )
     text, total, read = "bamboo " * 8000, 80, 0
     size = item("00", contexts=[text]).ByteSize()
     assert total * size > 3 * BATCH_BYTES

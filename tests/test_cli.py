@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from rerankd import Reranker, cli, settings, table
 from support import CONTEXTS, PATIENCE, QUERY, RunningServer
 
+SERVE = ["serve", "--grpc=127.0.0.1:0", "--http=", "--health=", "--metrics="]
 COMMAND = [sys.executable, "-m", "rerankd"]
 LINES = "\n".join(CONTEXTS) + "\n"
 
@@ -277,7 +278,7 @@ def test_the_configuration_is_printed(tmp_path: Path) -> None:
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server process, and where it listens."""
-    command = [*COMMAND, "serve", "--grpc", "127.0.0.1:0", "--health", "", "--metrics", "", *arguments]
+    command = [*COMMAND, *SERVE, *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stderr is not None
         try:
@@ -348,7 +349,7 @@ def test_a_line_that_is_not_utf_8() -> None:
         (["rank", QUERY, "--target", "127.0.0.1:1"], "no answer from 127.0.0.1:1: "),
         (["models", "--target", "127.0.0.1:1"], "no answer from 127.0.0.1:1: "),
         (
-            ["serve", "--grpc", "127.0.0.1:0", "--health", "", "--metrics", "", "--model", "no-such-model"],
+            [*SERVE, "--model", "no-such-model"],
             "'no-such-model'",
         ),
     ],

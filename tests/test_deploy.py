@@ -50,9 +50,9 @@ def test_the_pods_variables_and_flags_are_settings(container: Any) -> None:
 
 def test_the_pods_ports_are_the_defaults(container: Any) -> None:
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
-    assert ports == {name: port(name) for name in ("grpc", "health", "metrics")}
-    (served,) = manifest("Service")["spec"]["ports"]
-    assert (served["port"], served["targetPort"]) == (port("grpc"), "grpc")
+    assert ports == {name: port(name) for name in ("grpc", "http", "health", "metrics")}
+    served = {each["targetPort"]: each["port"] for each in manifest("Service")["spec"]["ports"]}
+    assert served == {name: port(name) for name in ("grpc", "http")}
 
 
 def test_the_probes_ask_what_the_health_service_answers(container: Any) -> None:
@@ -98,7 +98,9 @@ def test_the_image_runs_the_server_as_a_user_of_its_own() -> None:
         == manifest("Deployment")["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
     )
     (exposed,) = instruction("EXPOSE")
-    assert [int(each) for each in exposed.split()] == [port("grpc"), port("health"), port("metrics")]
+    assert [int(each) for each in exposed.split()] == [
+        port(name) for name in ("http", "grpc", "health", "metrics")
+    ]
 
 
 def test_what_the_image_copies_is_in_its_context() -> None:

@@ -20,13 +20,14 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from rerankd import server
+from rerankd.catalogue import Catalogue
 from rerankd.guard import Guard
 from rerankd.reranker import Reranker
 from rerankd.service import SERVICE, RerankService
 from rerankd.settings import Settings
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
-from support import CONTEXTS, LOCAL, LONG, PATIENCE, Channel, Serve, ask, refused, until
+from support import CONTEXTS, LOCAL, LONG, PATIENCE, Channel, Serve, ask, limits, refused, until
 
 Handler = Callable[[bytes, Any], Any]
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -175,7 +176,9 @@ async def test_fact_3_our_handlers_let_their_cancellation_out(reranker: Reranker
     """grpc.aio keeps something of each call whose handler swallows it."""
     ends = Ends()
     server = grpc.aio.server(interceptors=[ends, Guard()])
-    service = RerankService([reranker], max_contexts=1000, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
+    service = RerankService(
+        Catalogue([reranker]), limits(max_contexts=1000, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
+    )
     rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from rerankd.errors import AuthError
 from rerankd.guard import Guard
+from rerankd.inflight import InFlight
 from rerankd.service import SERVICE
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
@@ -42,8 +43,8 @@ class Faulty(rerank_pb2_grpc.RerankServiceServicer):
 
 
 async def test_a_fault_of_ours_is_internal_and_found_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    guard = Guard()
-    server = grpc.aio.server(interceptors=[guard])
+    in_flight = InFlight()
+    server = grpc.aio.server(interceptors=[Guard(in_flight=in_flight)])
     rerank_pb2_grpc.add_RerankServiceServicer_to_server(Faulty(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -68,8 +69,8 @@ async def test_a_fault_of_ours_is_internal_and_found_in_the_log(caplog: pytest.L
         (record,) = [record for record in caplog.records if correlation_id in record.getMessage()]
         assert record.exc_info is not None
         assert "secret" in str(record.exc_info[1])
-    await asyncio.wait_for(guard.idle(), 30)
-    assert guard.calls == 0
+    await asyncio.wait_for(in_flight.idle(), 30)
+    assert in_flight.count == 0
     await server.stop(0)
 
 
@@ -81,8 +82,8 @@ async def test_every_call_is_authorized_before_it_is_parsed() -> None:
         if ("authorization", "yes") not in [(key, value) for key, value in metadata]:
             raise AuthError("no")
 
-    guard = Guard(authorize)
-    server = grpc.aio.server(interceptors=[guard])
+    in_flight = InFlight()
+    server = grpc.aio.server(interceptors=[Guard(authorize, in_flight=in_flight)])
     rerank_pb2_grpc.add_RerankServiceServicer_to_server(Faulty(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -103,7 +104,7 @@ async def test_every_call_is_authorized_before_it_is_parsed() -> None:
             # Faulty's stream ends before it reads.
             assert second in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL)
             assert asked == [f"/{SERVICE}/{method}"] * 3
-        await asyncio.wait_for(guard.idle(), PATIENCE)
+        await asyncio.wait_for(in_flight.idle(), PATIENCE)
     finally:
         await server.stop(0)
 

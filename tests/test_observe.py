@@ -10,14 +10,15 @@ import grpc
 import pytest
 from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rerankd.catalogue import Catalogue
 from rerankd.guard import Guard
+from rerankd.health import Health
 from rerankd.observe import METHODS, Metadata, Method, Observer, Outcome
 from rerankd.reranker import Reranker
-from rerankd.server import Health
 from rerankd.service import SERVICE, RerankService
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
-from support import CONTEXTS, LONG, PATIENCE, Stub, ask, until
+from support import CONTEXTS, LONG, PATIENCE, Stub, ask, limits, until
 
 
 class Seen:
@@ -79,7 +80,9 @@ def witness() -> Witness:
 @pytest.fixture
 async def channel(witness: Witness, own_reranker: Reranker) -> AsyncIterator[grpc.aio.Channel]:
     server = grpc.aio.server(interceptors=[Observer([witness]), Bouncer(), Guard()])
-    service = RerankService([own_reranker], max_contexts=100, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
+    service = RerankService(
+        Catalogue([own_reranker]), limits(max_contexts=100, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
+    )
     rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -94,12 +97,15 @@ def watched(channel: grpc.aio.Channel) -> Stub:
     return rerank_pb2_grpc.RerankServiceStub(channel)
 
 
-def test_the_methods_are_those_of_the_proto() -> None:
+def test_the_methods_are_those_of_the_protos() -> None:
     assert {(method.service, method.name, method.kind) for method in METHODS} == {
         (SERVICE, "Rerank", "unary"),
         (SERVICE, "RerankStream", "bidi_stream"),
         (SERVICE, "RerankBatch", "bidi_stream"),
         (SERVICE, "ListModels", "unary"),
+        ("tei.v1.Rerank", "Rerank", "unary"),
+        ("tei.v1.Rerank", "RerankStream", "client_stream"),
+        ("tei.v1.Info", "Info", "unary"),
     }
 
 

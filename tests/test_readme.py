@@ -1,7 +1,8 @@
 """The documentation is run: examples against a live server, commands against the Makefile and the .proto.
 
 An example is a fenced block of `sh` or `python`; `text` right after one is what it prints. What can't be run
-is preceded by `<!-- not run: why -->`. The examples' server, localhost:50051, is the tests' own.
+is preceded by `<!-- not run: why -->`. The examples' server, localhost:50051 and localhost:8080, is the
+tests' own; curl fails where it is refused.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ def commands(program: str) -> list[str]:
     return found
 
 
-def run(example: Example, command: list[str], cwd: Path, target: str) -> None:
-    code = example.code.replace("localhost:50051", target)
+def run(example: Example, command: list[str], cwd: Path, target: str, web: str = "") -> None:
+    code = example.code.replace("localhost:50051", target).replace("localhost:8080", web)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RERANKD_")}
+    code = re.sub(r"^curl ", "curl --fail-with-body ", code, flags=re.MULTILINE)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         [*command, code],
@@ -104,7 +106,7 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("example", PYTHON, ids=str)
 def test_python(example: Example, server: RunningServer, tmp_path: Path) -> None:
-    run(example, [sys.executable, "-c"], tmp_path, server.target)
+    run(example, [sys.executable, "-c"], tmp_path, server.target, server.web)
 
 
 @pytest.mark.parametrize("document", [str(path.relative_to(ROOT)) for path in DOCUMENTS])
@@ -114,7 +116,7 @@ def test_shell(document: str, server: RunningServer, tmp_path: Path) -> None:
         if not re.match(r"(make|grpcurl|rerankd serve|RERANKD_\w+=)", example.code):
             lines = example.code.replace(". .venv/bin/activate\n", "")
             plain = Example(example.document, example.line, "sh", lines, example.output)
-            run(plain, ["bash", "-euo", "pipefail", "-c"], tmp_path, server.target)
+            run(plain, ["bash", "-euo", "pipefail", "-c"], tmp_path, server.target, server.web)
 
 
 @pytest.mark.parametrize("command", commands("rerankd serve"))

@@ -40,7 +40,7 @@ class Process:
 
     def __init__(self, *flags: str) -> None:
         command = [sys.executable, "-m", "rerankd", "serve", "--grpc", "127.0.0.1:0"]
-        command += ["--health", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+        command += ["--health", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--http", "127.0.0.1:0"]
         command += ["--threads", "1", "--drain-seconds", "0", *flags]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 from rerankd import Reranker, errors
-from rerankd.service import SERVICE, RerankService
+from rerankd.service import SERVICE
 from rerankd.status import Failure
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
@@ -125,20 +125,6 @@ def test_an_alias_is_no_other_models_name(serve: Serve, tmp_path: Path) -> None:
         errors.InputError, match=r"^alias: 'x' is to mean 'y', which is not served; models: mini-en$"
     ):
         serve(alias=("x=y",), threads=1)
-
-
-def test_an_alias_that_was_given_beats_one_that_a_model_has_of_itself(reranker: Reranker) -> None:
-    class Named:
-        """A reranker of which only the names matter."""
-
-        def __init__(self, name: str, *aliases: str) -> None:
-            self.name, self.aliases = name, aliases
-
-    hub: Any = Named("org/base", "base", "hosted")
-    service = RerankService(
-        [hub, reranker], max_contexts=1, max_stream_bytes=1, max_seconds=10, aliases={"hosted": reranker}
-    )
-    assert [service._find(name) for name in ("base", "hosted", "")] == [hub, reranker, hub]
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------
@@ -315,11 +301,6 @@ def test_the_table(error: Exception, code: int, reason: str) -> None:
 def test_a_long_message_fits_the_trailers() -> None:
     failure = Failure.of(errors.InputError("query", "long" * 10_000), "a test")
     assert len(failure.to_status().SerializeToString()) * 4 / 3 + len(failure.message) < 8192
-
-
-async def test_two_models_of_one_name_are_refused(reranker: Reranker) -> None:
-    with pytest.raises(errors.InputError, match="two models are called 'mini-en'"):
-        RerankService([reranker, reranker], max_contexts=10, max_stream_bytes=1, max_seconds=10)
 
 
 def test_an_unknown_method_is_unimplemented(server: RunningServer) -> None:

@@ -135,6 +135,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, says:
         ("max_message_bytes", "16 MB"),
         ("max_message_bytes", "2GiB"),
         ("metrics", "50053"),
+        ("http", "8080"),
         ("otlp_endpoint", "localhost:4317"),
         ("otlp_endpoint", "grpc://localhost:4317"),
         ("otlp_endpoint", "http://localhost:4317/v1/traces"),
@@ -195,6 +196,7 @@ def test_a_value_of_the_wrong_type_in_the_file(tmp_path: Path, line: str) -> Non
         ("grpc", "rerankd.example:0", "rerankd.example:0"),
         ("health", "", ""),
         ("metrics", "", ""),
+        ("http", "", ""),
         ("otlp_endpoint", "", ""),
         ("otlp_endpoint", "https://collector.example:4317", "https://collector.example:4317"),
         ("otlp_endpoint", "http://[::1]:4317", "http://[::1]:4317"),
@@ -220,10 +222,10 @@ def test_settings_made_in_python_are_checked_too() -> None:
     assert Settings(model=("mini-en",), drain_seconds=0).drain_seconds == 0.0
     with pytest.raises(InputError, match="threads: 0 "):
         Settings(threads=0)
-    with pytest.raises(InputError, match=r"health: .* is gRPC's own address"):
+    with pytest.raises(InputError, match=r"health: is .*, as grpc is"):
         Settings(grpc="127.0.0.1:5", health="127.0.0.1:5")
-    for name in ("grpc", "health"):
-        with pytest.raises(InputError, match=r"metrics: .* is taken already"):
+    for name in ("grpc", "http", "health"):
+        with pytest.raises(InputError, match=rf"metrics: is .*, as {name} is"):
             Settings(**{name: "127.0.0.1:5", "metrics": "127.0.0.1:5"})  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().threads = 3  # type: ignore[misc]

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from rerankd import InputError, Reranker
+from rerankd.catalogue import Catalogue
 from rerankd.service import RerankService
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
@@ -21,6 +22,7 @@ from support import (
     Serve,
     Stub,
     ask,
+    limits,
     refused,
     refused_sync,
     unhurried,
@@ -271,7 +273,9 @@ def test_the_limit_on_a_streams_bytes_counts_all_its_messages(serve: Serve) -> N
 
 
 async def test_what_a_stuck_reader_leaves_is_bounded_by_the_contexts_of_a_request(reranker: Reranker) -> None:
-    service = RerankService([reranker], max_contexts=40, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
+    service = RerankService(
+        Catalogue([reranker]), limits(max_contexts=40, max_stream_bytes=1 << 20, max_seconds=PATIENCE)
+    )
     read, stuck = 0, asyncio.Event()
 
     async def requests() -> AsyncIterator[pb.RerankStreamRequest]:

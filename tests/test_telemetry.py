@@ -74,7 +74,7 @@ from rerankd.server import Server
 from rerankd.settings import Settings
 
 async def main():
-    server = Server(Settings(grpc="127.0.0.1:0", health="", metrics="", threads=1))
+    server = Server(Settings(grpc="127.0.0.1:0", health="", http="", metrics="", threads=1))
     await server.start()
     await server.stop()
 

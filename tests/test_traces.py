@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from google.rpc import code_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
@@ -17,7 +18,7 @@ from rerankd.settings import Settings
 from rerankd.traces import ITEMS
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
-from support import CONTEXTS, LOCAL, Stub, ask, refused, until
+from support import CONTEXTS, LOCAL, PATIENCE, QUERY, Stub, ask, refused, until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SERVICE = "rerankd.v1.RerankService"
@@ -114,6 +115,24 @@ async def test_a_call_and_its_stages(traced: Traced) -> None:
         length = stage.end_time_unix_nano - stage.start_time_unix_nano
         assert 0 <= length <= attributes(stage)["rerankd.busy_us"] * 1000  # type: ignore[operator]
     assert collector.resource["service.name"] == "rerankd"
+
+
+async def test_a_request_over_http_is_part_of_its_callers_trace(traced: Traced) -> None:
+    url = f"http://127.0.0.1:{traced.server.http_port}/rerank"
+    async with httpx.AsyncClient(timeout=PATIENCE) as web:
+        body = {"query": QUERY, "documents": CONTEXTS}
+        answer = (await web.post(url, json=body, headers=dict(caller(sampled=True)))).json()
+    collector = await traced.flush()
+    span = collector.only("http/Rerank")
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    assert attributes(span) == {
+        "http.request.method": "POST",
+        "rpc.grpc.status_code": code_pb2.OK,
+        "rerankd.model": "mini-en",
+        "rerankd.contexts": len(CONTEXTS),
+        "rerankd.tokens": answer["usage"]["total_tokens"],
+    }
+    assert collector.under(span).keys() == {"queue", "tokenize", "compute"}
 
 
 async def test_who_decides_on_sampling(traced: Traced) -> None:

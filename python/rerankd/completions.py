@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
+from typing import Final
 
 from rerankd._core import Completion, Completions, Engine
 from rerankd.ranking import Passages, Ranking, Result, Tally
+
+PORTION: Final = 4096
+"""Characters of a stream's texts that are handed to the engine at one go."""
 
 Submit = Callable[[Completions], int]
 """Hands work to the engine, to be completed on the given queue; returns its ticket."""
@@ -139,6 +143,12 @@ class RankStream:
         else:
             self._extend(self._ticket, passages, first)
         self._tally.extend(passages)
+
+    async def feed(self, passages: Passages) -> None:
+        """As push_passages, in portions, as there is room: who waits for it holds its own writer back."""
+        for portion in passages.portions(PORTION):
+            await self.room()
+            self.push_passages(portion)
 
     def close(self) -> None:
         """No more contexts will come."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
 from rerankd.errors import OverloadedError
+from rerankd.inflight import InFlight
 from rerankd.room import Room, Stay
 from rerankd.status import Failure
+from rerankd.tei.v1 import tei_pb2 as tei
 from rerankd.v1 import rerank_pb2 as pb
 
 Authorize: TypeAlias = "Callable[[str, Iterable[tuple[str, str | bytes]]], None]"
@@ -22,7 +24,10 @@ Authorize: TypeAlias = "Callable[[str, Iterable[tuple[str, str | bytes]]], None]
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-_OURS: Final = f"/{pb.DESCRIPTOR.services_by_name['RerankService'].full_name}/"
+_OURS: Final = (
+    f"/{pb.DESCRIPTOR.services_by_name['RerankService'].full_name}/",
+    f"/{tei.DESCRIPTOR.package}.",
+)
 
 _STAY: ContextVar[Stay | None] = ContextVar("stay", default=None)
 """What the call of this task has in the room."""
@@ -32,7 +37,8 @@ class Guard(grpc.aio.ServerInterceptor):
     """The layer around the handler of every RPC: whatever is raised below leaves as a status from the table.
 
     Without it, grpcio sends an exception's text to the caller as UNKNOWN, also that of a message which can't
-    be parsed. It counts our calls, too, so that a server that stops can wait for the last of them.
+    be parsed. It counts our calls, too, so that a server that stops can wait for the last of them: in_flight;
+    health and reflection don't count.
 
     room: where the message of a unary call has its bytes, from before it is read until the call is over; with
     it max_message_bytes, the most that one may have. max_streams: streaming calls at a time. None: no limit.
@@ -48,30 +54,20 @@ class Guard(grpc.aio.ServerInterceptor):
         room: Room | None = None,
         max_message_bytes: int = 0,
         max_streams: int | None = None,
+        in_flight: InFlight | None = None,
     ) -> None:
         self._authorize = authorize
         self._room = room
         self._max_message_bytes = max_message_bytes
         self._max_streams = max_streams
         self._streams = 0
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._in_flight = in_flight or InFlight()
         self._guarded: dict[str, _Handler] = {}
-
-    @property
-    def calls(self) -> int:
-        """Calls of ours in progress; health and reflection don't count."""
-        return self._calls
 
     @property
     def streams(self) -> int:
         """Streaming calls, until the last of each is gone."""
         return self._streams
-
-    async def idle(self) -> None:
-        """Returns when no call is in progress."""
-        await self._idle.wait()
 
     async def intercept_service(
         self,
@@ -84,13 +80,16 @@ class Guard(grpc.aio.ServerInterceptor):
             if handler is None:
                 return None
             wrap = self._streaming if handler.response_streaming else self._unary
+            if handler.request_streaming and not handler.response_streaming:
+                wrap = self._gathering
             self._guarded[method] = wrap(method, handler)
         try:
             with self._counted(method):
                 if self._authorize is not None:
                     self._authorize(method, handler_call_details.invocation_metadata or ())
                 if method.startswith(_OURS):
-                    await self._enter(streaming=self._guarded[method].response_streaming)
+                    guarded = self._guarded[method]
+                    await self._enter(streaming=guarded.request_streaming or guarded.response_streaming)
         except Exception as error:
             return self._refusing(method, error)
         return self._guarded[method]
@@ -140,6 +139,21 @@ class Guard(grpc.aio.ServerInterceptor):
 
         return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
 
+    def _gathering(self, method: str, handler: _Handler) -> _Handler:
+        """For a stream that is answered once."""
+        answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.stream_unary)
+
+        async def guarded(asked: Any, context: _Context) -> Any:
+            with self._counted(method):
+                try:
+                    return await answer(asked, context)
+                except Exception as error:
+                    await _abort(context, error, method)
+
+        return grpc.stream_unary_rpc_method_handler(
+            guarded, handler.request_deserializer, handler.response_serializer
+        )
+
     def _streaming(self, method: str, handler: _Handler) -> _Handler:
         answers: Any = handler.stream_stream or handler.unary_stream
         parse: Any = None if handler.request_streaming else handler.request_deserializer
@@ -160,18 +174,8 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         return grpc.unary_stream_rpc_method_handler(guarded, None, handler.response_serializer)
 
-    @contextmanager
-    def _counted(self, method: str) -> Iterator[None]:
-        mine = method.startswith(_OURS)
-        self._calls += mine
-        if self._calls:
-            self._idle.clear()
-        try:
-            yield
-        finally:
-            self._calls -= mine
-            if not self._calls:
-                self._idle.set()
+    def _counted(self, method: str) -> AbstractContextManager[None]:
+        return self._in_flight.counted() if method.startswith(_OURS) else nullcontext()
 
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}

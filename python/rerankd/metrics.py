@@ -24,7 +24,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from rerankd._core import __version__
-from rerankd.observe import METHODS, Metadata, Method, Outcome
+from rerankd.observe import ALL_METHODS, Metadata, Method, Outcome
 from rerankd.v1 import rerank_pb2 as pb
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Metrics:
 
     def begin(self, method: Method, metadata: Metadata) -> _Call:
         """As a Watcher of observe.py."""
-        counts = self._methods[method.name]
+        counts = self._methods[method]
         counts.started.inc()
         return _Call(counts)
 
@@ -154,7 +154,7 @@ class _Call:
         self._counts.seconds.observe(time.perf_counter() - self._began)
 
 
-def _methods(registry: CollectorRegistry) -> dict[str, _Counts]:
+def _methods(registry: CollectorRegistry) -> dict[Method, _Counts]:
     def counter(name: str, about: str, *more: str) -> Counter:
         return Counter(name, about, (*_LABELS, *more), registry=registry)
 
@@ -177,7 +177,7 @@ def _methods(registry: CollectorRegistry) -> dict[str, _Counts]:
         ("grpc_code",),
         registry=registry,
     )
-    return {method.name: _Counts(method, counters, seconds, items) for method in METHODS}
+    return {method: _Counts(method, counters, seconds, items) for method in ALL_METHODS}
 
 
 class _Engines(Collector):

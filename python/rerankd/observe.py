@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 import grpc
 from google.rpc import code_pb2
 
+from rerankd.tei.v1 import tei_pb2 as tei
 from rerankd.v1 import rerank_pb2 as pb
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["RerankService"]
@@ -33,9 +34,10 @@ class Method:
     """unary, client_stream, server_stream or bidi_stream."""
 
 
+_SERVICES: Final = (_SERVICE, *tei.DESCRIPTOR.services_by_name.values())
 METHODS: Final = tuple(
     Method(
-        _SERVICE.full_name,
+        service.full_name,
         method.name,
         {
             (False, False): "unary",
@@ -44,9 +46,18 @@ METHODS: Final = tuple(
             (True, True): "bidi_stream",
         }[method.client_streaming, method.server_streaming],
     )
-    for method in _SERVICE.methods
+    for service in _SERVICES
+    for method in service.methods
 )
-"""All methods of RerankService."""
+"""All methods that gRPC has of us: those of RerankService first."""
+HTTP: Final = "http"
+"""The service that HTTP's requests are counted as."""
+HTTP_RERANK: Final = Method(HTTP, "Rerank", "unary")
+"""POST /rerank, by any of its paths, streamed or not."""
+AI_RUN: Final = Method(HTTP, "AiRun", "unary")
+"""POST on Cloudflare's route."""
+ALL_METHODS: Final = (*METHODS, HTTP_RERANK, AI_RUN)
+"""All that watchers are told of."""
 _PATHS: Final = {f"/{method.service}/{method.name}": method for method in METHODS}
 
 
@@ -71,7 +82,7 @@ class Watcher(Protocol):
 
 
 class Observer(grpc.aio.ServerInterceptor):
-    """Tells watchers of every call of RerankService, and of no other.
+    """Tells watchers of every call that ranks, or asks what can, and of no other.
 
     It stands before Guard, which turns what is raised into a status: so it sees the code that the caller
     gets, also where the message could not be parsed. Health and reflection are left alone: probes every few
@@ -80,7 +91,7 @@ class Observer(grpc.aio.ServerInterceptor):
 
     def __init__(self, watchers: Sequence[Watcher]) -> None:
         self._watchers = tuple(watchers)
-        self._observed: dict[str, tuple[_Handler, _Handler]] = {}
+        self._observed: dict[Method, tuple[_Handler, _Handler]] = {}
 
     async def intercept_service(
         self,
@@ -92,10 +103,10 @@ class Observer(grpc.aio.ServerInterceptor):
         if handler is None or method is None:
             return handler
         # A later interceptor may answer with another handler than the last time, as for a caller it refuses.
-        inner, observed = self._observed.get(method.name, (None, None))
+        inner, observed = self._observed.get(method, (None, None))
         if inner is not handler or observed is None:
             observed = (self._streaming if handler.response_streaming else self._unary)(method, handler)
-            self._observed[method.name] = (handler, observed)
+            self._observed[method] = (handler, observed)
         return observed
 
     def _begin(self, method: Method, context: _Context) -> list[Call]:
@@ -103,12 +114,17 @@ class Observer(grpc.aio.ServerInterceptor):
         return [watcher.begin(method, metadata) for watcher in self._watchers]
 
     def _unary(self, method: Method, handler: _Handler) -> _Handler:
-        answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.unary_unary)
+        answer = cast(
+            "Callable[[Any, _Context], Awaitable[Any]]", handler.unary_unary or handler.stream_unary
+        )
 
         async def observed(request: Any, context: _Context) -> Any:
             calls = self._begin(method, context)
-            for call in calls:
-                call.received()
+            if handler.request_streaming:
+                request = _Received(request, calls)
+            else:
+                for call in calls:
+                    call.received()
             try:
                 response = await answer(request, context)
             except BaseException as error:
@@ -120,9 +136,12 @@ class Observer(grpc.aio.ServerInterceptor):
             _end(calls, context, None)
             return response
 
-        return grpc.unary_unary_rpc_method_handler(
-            observed, handler.request_deserializer, handler.response_serializer
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
         )
+        return make(observed, handler.request_deserializer, handler.response_serializer)
 
     def _streaming(self, method: Method, handler: _Handler) -> _Handler:
         answers: Any = handler.stream_stream or handler.unary_stream
@@ -182,7 +201,23 @@ def _outcome(message: Any) -> Outcome:
         return message.ranking if message.HasField("ranking") else None
     if isinstance(message, pb.RerankBatchResponse):
         return message.response if message.HasField("response") else message.error
+    if isinstance(message, tei.RerankResponse):
+        return _of_tei(message)
     return None
+
+
+def _of_tei(message: tei.RerankResponse) -> pb.RerankResponse:
+    """What watchers want to know of it."""
+    told = message.metadata
+    return pb.RerankResponse(
+        usage=pb.Usage(contexts=len(message.ranks), tokens=told.compute_tokens),
+        timing=pb.Timing(
+            queue_us=told.queue_time_ns // 1000,
+            tokenize_us=told.tokenization_time_ns // 1000,
+            compute_us=told.inference_time_ns // 1000,
+            total_us=told.total_time_ns // 1000,
+        ),
+    )
 
 
 def _end(calls: list[Call], context: _Context, error: BaseException | None) -> None:

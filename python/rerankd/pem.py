@@ -50,6 +50,22 @@ def read_server_pair(cert: str, key: str, names: tuple[str, str]) -> tuple[Pair,
     return pair, str(told["notAfter"])
 
 
+def server_context(
+    pair: Pair, cert: str, key: str, names: tuple[str, str], authorities: bytes | None
+) -> ssl.SSLContext:
+    """For Python's own servers, which speak HTTP/1.1: the pair that was read from these files.
+
+    authorities: in PEM; a client needs a certificate of theirs. None: it needs none. Raises InputError where
+    the files hold another pair by now.
+    """
+    context = _loaded(cert, key, pair, names)
+    context.set_alpn_protocols(["http/1.1"])
+    if authorities is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata="\n".join(_CERTIFICATE.findall(_text(authorities))))
+    return context
+
+
 def read_authorities(path: str, name: str) -> bytes:
     """Certificates to trust. Raises InputError, of `name`, where the file has none in PEM."""
     data = _read(path, name)

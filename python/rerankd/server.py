@@ -3,107 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from datetime import datetime, timezone
-from typing import Any, Final, cast
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from rerankd import models, pulse, watch
+from rerankd import logs, models, pulse, watch
 from rerankd.auth import Tokens
+from rerankd.catalogue import Catalogue
 from rerankd.errors import InputError
 from rerankd.guard import Guard
+from rerankd.health import LIVE, NOT_SERVING, READINESS, SERVING, STARTUP, Health
+from rerankd.http_bodies import most_parts
+from rerankd.inflight import InFlight
+from rerankd.limits import Limits
 from rerankd.metrics import Metrics
 from rerankd.pool import Pool
 from rerankd.reranker import Reranker
 from rerankd.room import AHEAD_BYTES, CALL_BYTES, WAITING, Room
 from rerankd.service import BATCH_BYTES, SERVICE, RerankService
 from rerankd.settings import Settings
+from rerankd.tei.v1 import tei_pb2_grpc
+from rerankd.tei_service import TEI_SERVICES, TeiInfo, TeiRerank
 from rerankd.telemetry import Telemetry
 from rerankd.tls import Certificates
 from rerankd.v1 import rerank_pb2_grpc
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
-READINESS: Final = ("", SERVICE, "readiness")
-"""Health: SERVING while new work is welcome."""
-STARTUP: Final = "startup"
-"""Health: SERVING once the models are loaded."""
-LIVE: Final = "live"
-"""Health: SERVING while the loop answers and the engine's threads get on; never tied to load, nor to the way
-down."""
+    from rerankd.http_server import HttpPort
+
+log = logging.getLogger(__name__)
 
 _HEALTH_GRACE: Final = 1.0
 """Seconds for the last answers of the health port, which end by themselves, to reach who asked."""
-
-_SERVING: int = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
-_SERVICE_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-
-
-class Health(health_pb2_grpc.HealthServicer):
-    """grpc.health.v1, for any number of servers on one loop.
-
-    Unlike with grpcio's own, a Watch ends on the way down, once it has said NOT_SERVING: an open one would
-    hold the server's stop for the whole of its grace.
-    """
-
-    def __init__(self) -> None:
-        self._status = dict.fromkeys((*READINESS, STARTUP, LIVE), _NOT_SERVING)
-        self._leaving = False
-        self._closing = False
-        self._changed = asyncio.Event()
-
-    def set(self, status: int, *names: str) -> None:
-        self._status.update(dict.fromkeys(names, status))
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def leave(self) -> None:
-        """NOT_SERVING for good, but for `live`: nobody should kill a server that is finishing its work."""
-        self._leaving = True
-        self.set(_NOT_SERVING, *READINESS)
-
-    def close(self) -> None:
-        """Ends every Watch, that of `live` too."""
-        self._closing = True
-        self.leave()
-
-    async def Check(  # noqa: N802 - the proto's name
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> health_pb2.HealthCheckResponse:
-        status = self._status.get(request.service)
-        if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
-        return health_pb2.HealthCheckResponse(status=status)
-
-    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - newer than its type stubs
-        statuses = {
-            name: health_pb2.HealthCheckResponse(status=status) for name, status in self._status.items()
-        }
-        return cast("Any", health_pb2).HealthListResponse(statuses=statuses)
-
-    async def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        told = None
-        while True:
-            changed = self._changed  # taken first, so that no change is missed while one is told
-            status = self._status.get(request.service, _SERVICE_UNKNOWN)
-            if status != told:
-                told = status
-                yield health_pb2.HealthCheckResponse(status=status)
-            elif self._closing or (self._leaving and status != _SERVING):
-                return
-            else:
-                await changed.wait()
 
 
 class Server:
@@ -124,18 +63,22 @@ class Server:
         self._certificates: Certificates | None = None
         self._watching: asyncio.Task[None] | None = None
         self._room = Room(settings.message_room_bytes)
+        self._in_flight = InFlight()
         self._guard = Guard(
             self._authorize,
             room=self._room,
             max_message_bytes=settings.max_message_bytes,
             max_streams=settings.max_streams,
+            in_flight=self._in_flight,
         )
         self._cut_short = False
         self._telemetry = Telemetry(settings, self._rerankers, self._held)
         self._main: grpc.aio.Server | None = None
+        self._http: HttpPort | None = None
         self._health_server: grpc.aio.Server | None = None
         self._port = 0
         self._health_port = 0
+        self._http_port = 0
 
     @property
     def port(self) -> int:
@@ -146,6 +89,11 @@ class Server:
     def health_port(self) -> int:
         """Where health alone listens, once started; 0 for nowhere."""
         return self._health_port
+
+    @property
+    def http_port(self) -> int:
+        """Where HTTP is answered, once started; 0 for nowhere."""
+        return self._http_port
 
     @property
     def metrics(self) -> Metrics:
@@ -162,8 +110,8 @@ class Server:
 
     @property
     def calls(self) -> int:
-        """Calls in progress, health and reflection not counted."""
-        return self._guard.calls
+        """Calls in progress, of gRPC and HTTP; health, reflection and the like are not counted."""
+        return self._in_flight.count
 
     @property
     def streams(self) -> int:
@@ -188,7 +136,7 @@ class Server:
         settings = self._settings
         self._secure()
         # The ports come first: a taken one is told before a long load, and probes are answered meanwhile.
-        self._health.set(_SERVING, LIVE)
+        self._health.set(SERVING, LIVE)
         if settings.health:
             options = [("grpc.so_reuseport", 0)]
             self._health_server = grpc.aio.server(interceptors=[Guard()], options=options)
@@ -199,29 +147,38 @@ class Server:
         self._main = grpc.aio.server(interceptors=[observer, self._guard], options=_options(settings))
         credentials = self._certificates.credentials() if self._certificates else None
         self._port = _listen(self._main, "grpc", settings.grpc, credentials)
+        if settings.http:
+            # Half a second, for those who want it; all at once, so that its memory is told with the rest.
+            from rerankd import http  # noqa: F401, PLC0415
+            from rerankd.http_server import HttpPort  # noqa: PLC0415
+
+            self._http = HttpPort(settings.http, self._certificates.context() if self._certificates else None)
+            self._http_port = self._http.number
 
         self._pool = Pool(
             settings.threads, wave_tokens=settings.wave_tokens, queue_tokens=settings.queue_tokens
         )
         self._pulse = asyncio.create_task(
-            pulse.watch(self._pool, lambda well: self._health.set(_SERVING if well else _NOT_SERVING, LIVE))
+            pulse.watch(self._pool, lambda well: self._health.set(SERVING if well else NOT_SERVING, LIVE))
         )
         by_name = await asyncio.to_thread(self._load, self._pool)
-        service = RerankService(
-            self._rerankers,
-            max_contexts=settings.max_contexts,
-            max_stream_bytes=settings.max_stream_bytes,
-            max_seconds=settings.max_deadline_seconds,
-            aliases={alias: by_name[model] for alias, model in self._aliases.items()},
-        )
-        rerank_pb2_grpc.add_RerankServiceServicer_to_server(service, self._main)
+        aliases = {alias: by_name[model] for alias, model in self._aliases.items()}
+        catalogue = Catalogue(self._rerankers, aliases)
+        limits = _limits(settings)
+        rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankService(catalogue, limits), self._main)
+        tei_pb2_grpc.add_RerankServicer_to_server(TeiRerank(catalogue, limits), self._main)
+        tei_pb2_grpc.add_InfoServicer_to_server(TeiInfo(catalogue, limits), self._main)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
         if settings.reflection:
-            names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+            names = (SERVICE, *TEI_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._main)
         await self._main.start()
-        self._health.set(_SERVING, *READINESS, STARTUP)
+        if self._http is not None:
+            await self._http.start(self._application(catalogue, limits))
+        self._health.set(SERVING, *READINESS, STARTUP)
         log.info("serving gRPC on %s", _address(settings.grpc, self._port))
+        if settings.http:
+            log.info("serving HTTP on %s", _address(settings.http, self._http_port))
         if settings.health:
             log.info("serving health on %s", _address(settings.health, self._health_port))
 
@@ -242,13 +199,14 @@ class Server:
             # When told to stop, grpcio cancels calls that it has accepted and not yet begun. While others are
             # in progress, they are better off with an UNAVAILABLE from the drained engine.
             try:
-                await asyncio.wait_for(self._guard.idle(), grace)
+                await asyncio.wait_for(self._in_flight.idle(), grace)
             except asyncio.TimeoutError:
                 if self.calls:
                     self._cut_short = True
                     log.warning("cancelling %d calls still in progress", self.calls)
             self._health.close()
-            await self._main.stop(max(0.0, end - time.monotonic()))
+            left = max(0.0, end - time.monotonic())
+            await asyncio.gather(self._main.stop(left), self._stop_http(left))
         self._health.close()
         if self._health_server is not None:
             await self._health_server.stop(_HEALTH_GRACE)
@@ -261,6 +219,35 @@ class Server:
         if self._watching is not None:
             self._watching.cancel()
         await self._telemetry.stop()
+
+    async def _stop_http(self, grace: float) -> None:
+        port, self._http = self._http, None
+        if port is not None:
+            await port.stop(grace)
+
+    def _application(self, catalogue: Catalogue, limits: Limits) -> FastAPI:
+        """What HTTP answers: from gRPC's engine, room and limits, and seen by the same watchers."""
+        from rerankd import http  # noqa: PLC0415 - as above
+
+        health = self._health
+        for name in models.HOSTED_NAMES:
+            if catalogue.get(name) is None:
+                log.info("over HTTP, %s means %s; --alias can say otherwise", name, catalogue.default.name)
+        state = http.State(
+            healthy=lambda: health.serving(LIVE) and not health.leaving,
+            ready=lambda: health.serving(SERVICE),
+            leaving=lambda: health.leaving,
+        )
+        return http.application(
+            catalogue,
+            limits,
+            state,
+            room=self._room,
+            in_flight=self._in_flight,
+            metrics=self.metrics,
+            watchers=self._telemetry.watchers,
+            authorize=lambda headers: self._authorize("http", headers),
+        )
 
     def _held(self) -> int:
         """Tokens that the requests in work hold."""
@@ -322,7 +309,21 @@ def message_bytes(settings: Settings) -> int:
     """The most memory of messages that no request was admitted for yet, or whose answers nobody has taken."""
     # One that comes in is there as gRPC has it, as bytes, as a message, and as strings.
     calls = 4 * settings.message_room_bytes + WAITING * CALL_BYTES
+    if settings.http:
+        # A body's JSON while it is parsed, one at a time; the shortest strings take the most.
+        calls += 24 * settings.max_message_bytes + 256 * most_parts(settings.max_contexts)
     return calls + settings.max_streams * (2 * settings.max_message_bytes + BATCH_BYTES + AHEAD_BYTES)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_contexts=settings.max_contexts,
+        max_message_bytes=settings.max_message_bytes,
+        max_stream_bytes=settings.max_stream_bytes,
+        max_seconds=settings.max_deadline_seconds,
+        max_concurrent=settings.message_room_bytes // settings.max_message_bytes or 1,
+        wave_tokens=settings.wave_tokens,
+    )
 
 
 def run(settings: Settings) -> int:
@@ -331,7 +332,7 @@ def run(settings: Settings) -> int:
     Returns the exit code: 0, or 1 where a second signal, or the end of the grace, cut calls short. Raises as
     Server.start.
     """
-    _log_to_stderr(settings)
+    logs.to_stderr(settings)
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
@@ -408,29 +409,3 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.so_reuseport", 0),  # or a second server would quietly take half of the first one's connections
     ]
-
-
-class _Json(logging.Formatter):
-    """A JSON object per line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    if settings.log_format == "json":
-        handler.setFormatter(_Json())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    level = getattr(logging, settings.log_level.upper())
-    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])  # the libraries we use
-    logging.getLogger("rerankd").setLevel(level)

@@ -8,8 +8,10 @@ from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
+from rerankd.catalogue import Catalogue
 from rerankd.completions import RankStream
-from rerankd.errors import InputError, UnknownModelError
+from rerankd.errors import InputError
+from rerankd.limits import Limits
 from rerankd.ranking import Options, Passages, Ranking, Result
 from rerankd.reranker import Reranker
 from rerankd.status import Failure
@@ -25,9 +27,6 @@ BATCH_BYTES: Final = 1 << 20
 """Bytes of one RerankBatch call's requests in work and answers not yet taken, from which on no more is read.
 
 Answers may have their contexts' texts: a reader that is stuck must not gather 256 of them."""
-
-_PORTION: Final = 4096
-"""Characters of a stream's texts that are handed to the engine at one go."""
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -51,28 +50,11 @@ _PRIORITIES: Final[Mapping[int, str]] = {
 
 
 class RerankService(rerank_pb2_grpc.RerankServiceServicer):
-    """The four RPCs. Handlers raise the errors of errors.py; Guard makes statuses of them.
+    """The four RPCs. Handlers raise the errors of errors.py; Guard makes statuses of them."""
 
-    The first reranker is the default. max_contexts: contexts per request, a whole stream being one.
-    max_seconds: for a request, a whole stream being one; a caller's deadline counts where it is earlier.
-    max_stream_bytes: of all that one stream sends. aliases: names beside those that the models have of
-    themselves. Raises InputError where two models have one name.
-    """
-
-    def __init__(
-        self,
-        rerankers: Sequence[Reranker],
-        *,
-        max_contexts: int,
-        max_stream_bytes: int,
-        max_seconds: float,
-        aliases: Mapping[str, Reranker] | None = None,
-    ) -> None:
-        self._rerankers = rerankers
-        self._max_contexts = max_contexts
-        self._max_stream_bytes = max_stream_bytes
-        self._max_seconds = max_seconds
-        self._by_name = _by_name(rerankers, aliases or {})
+    def __init__(self, catalogue: Catalogue, limits: Limits) -> None:
+        self._catalogue = catalogue
+        self._limits = limits
 
     async def Rerank(  # noqa: N802 - the proto's name
         self, request: pb.RerankRequest, context: _Context
@@ -108,32 +90,23 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: _Context
     ) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=[self._model(reranker) for reranker in self._rerankers])
+        return pb.ListModelsResponse(models=[self._model(reranker) for reranker in self._catalogue])
 
     def _model(self, reranker: Reranker) -> pb.Model:
         return pb.Model(
             name=reranker.name,
-            aliases=[
-                name for name, its in self._by_name.items() if its is reranker and name != reranker.name
-            ],
+            aliases=self._catalogue.aliases(reranker),
             architecture=reranker.engine.architecture,
             device=reranker.engine.device,
             dtype=reranker.engine.dtype,
             max_tokens=reranker.max_tokens,
-            max_contexts=self._max_contexts,
-            is_default=reranker is self._rerankers[0],
+            max_contexts=self._limits.max_contexts,
+            is_default=reranker is self._catalogue.default,
             revision=reranker.revision,
         )
 
-    def _find(self, name: str) -> Reranker:
-        reranker = self._by_name.get(name) if name else self._rerankers[0]
-        if reranker is None:
-            served = ", ".join(reranker.name for reranker in self._rerankers)
-            raise UnknownModelError(f"no model {name[:80]!a} is served here; served: {served}")
-        return reranker
-
     async def _answer(self, request: pb.RerankRequest, context: _Context) -> pb.RerankResponse:
-        reranker = self._find(request.model)
+        reranker = self._catalogue.find(request.model)
         options = _options(request)
         passages = self._passages(request.contexts, first=0)
         ranking = await reranker.answer(request.query, passages, options, self._time_left(context))
@@ -143,12 +116,12 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         """Seconds for a request that begins now."""
         # None where the caller set no deadline, whatever grpcio's stubs say.
         left = cast("float | None", context.time_remaining())
-        return self._max_seconds if left is None else min(left, self._max_seconds)
+        return self._limits.max_seconds if left is None else min(left, self._limits.max_seconds)
 
     def _passages(self, contexts: Sequence[pb.Context], first: int) -> Passages:
         total = first + len(contexts)
-        if total > self._max_contexts:
-            limit = f"at most {self._max_contexts} contexts are ranked per request"
+        if total > self._limits.max_contexts:
+            limit = f"at most {self._limits.max_contexts} contexts are ranked per request"
             raise InputError("contexts", f"{limit}, and this one has {total}{' so far' * bool(first)}")
         return Passages.of([c.text for c in contexts], [c.key for c in contexts], first)
 
@@ -159,8 +132,8 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         total = 0
         async for message in requests:
             total += message.ByteSize()
-            if total > self._max_stream_bytes:
-                limit = f"at most {self._max_stream_bytes} bytes are taken from one stream"
+            if total > self._limits.max_stream_bytes:
+                limit = f"at most {self._limits.max_stream_bytes} bytes are taken from one stream"
                 raise InputError("contexts", f"{limit}, and this one has {total} so far")
             yield message
 
@@ -171,7 +144,9 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         if message is None or message.WhichOneof("part") != "start":
             raise InputError("start", "the first message must be start, and this one is not")
         start = message.start
-        stream = self._find(start.model).open_stream(start.query, _options(start), self._time_left(context))
+        stream = self._catalogue.find(start.model).open_stream(
+            start.query, _options(start), self._time_left(context)
+        )
         stream.push_passages(self._passages(start.contexts, first=0))
         return stream
 
@@ -181,9 +156,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
                 if message.WhichOneof("part") != "more":
                     raise InputError("start", "only the first message is start; all others are more")
                 # In portions, as there is room: else nothing is read, and the writer waits in flow control.
-                for portion in self._passages(message.more.contexts, first=len(stream)).portions(_PORTION):
-                    await stream.room()
-                    stream.push_passages(portion)
+                await stream.feed(self._passages(message.more.contexts, first=len(stream)))
             stream.close()
         except Exception as error:
             stream.fail(error)
@@ -278,24 +251,6 @@ class _Batch:
             response = pb.RerankBatchResponse(request_id=request_id, response=outcome)
         self._bytes += response.ByteSize() - request.ByteSize()
         self._ready.put_nowait((response, owned))
-
-
-def _by_name(rerankers: Sequence[Reranker], given: Mapping[str, Reranker]) -> dict[str, Reranker]:
-    by_name: dict[str, Reranker] = {}
-    for reranker in rerankers:
-        if reranker.name in by_name:
-            raise InputError("model", f"two models are called {reranker.name!r}")
-        by_name[reranker.name] = reranker
-    for alias, reranker in given.items():
-        if by_name.setdefault(alias, reranker) is not reranker:
-            raise InputError("alias", f"{alias!r} is another model's own name; each name means one model")
-    aliases = [alias for reranker in rerankers for alias in reranker.aliases]
-    for reranker in rerankers:
-        for alias in reranker.aliases:
-            # An alias of two models is nobody's, unless it was given: to choose is not for us.
-            if aliases.count(alias) == 1:
-                by_name.setdefault(alias, reranker)
-    return by_name
 
 
 def _options(request: pb.RerankRequest) -> Options:

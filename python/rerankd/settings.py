@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import json
 import os
 import re
@@ -88,8 +89,7 @@ class Settings:
         None,
         knobs.or_auto(knobs.integer(1, 4096)),
         "Model",
-        "compute threads, of all models together; auto: as many as the cgroup's quota and the affinity mask "
-        "leave",
+        "compute threads, of all models together; auto: as many as the cgroup and the affinity mask leave",
     )
     kernels: str = knobs.knob(
         "auto",
@@ -112,6 +112,9 @@ class Settings:
     grpc: str = knobs.knob(
         "0.0.0.0:50051", knobs.address(), "Network", "where gRPC listens; port 0 takes a free one"
     )
+    http: str = knobs.knob(
+        "0.0.0.0:8080", knobs.address(optional=True), "Network", 'where HTTP is answered; "" for nowhere'
+    )
     health: str = knobs.knob(
         "0.0.0.0:50052",
         knobs.address(optional=True),
@@ -123,8 +126,8 @@ class Settings:
         "",
         knobs.file(),
         "Security",
-        "the server's certificate and those that vouch for it, in PEM: gRPC's port then speaks TLS, and "
-        "nothing else; read again when it changes",
+        "the server's certificate and those that vouch for it, in PEM: gRPC and HTTP then speak TLS alone; "
+        "read again when it changes",
     )
     tls_key: str = knobs.knob(
         "", knobs.file(), "Security", "the certificate's private key, in PEM and not encrypted"
@@ -144,14 +147,14 @@ class Settings:
     )
     max_contexts: int = knobs.knob(1000, knobs.integer(1), "Limits", "contexts per request")
     max_message_bytes: int = knobs.knob(
-        4 << 20, knobs.size(), "Limits", "bytes of one message, received or sent"
+        4 << 20, knobs.size(), "Limits", "bytes of one message, or of an HTTP request's body"
     )
     message_room_bytes: int = knobs.knob(
         128 << 20,
         knobs.size(),
         "Limits",
-        "bytes of the messages of all Rerank calls together, counted as max_message_bytes each while they "
-        "come in; calls wait for room, in their order",
+        "bytes of the messages of all Rerank calls, and of HTTP's bodies, together, counted as "
+        "max_message_bytes each while they come in; calls wait for room, in their order",
     )
     max_streams: int = knobs.knob(
         256,
@@ -175,8 +178,8 @@ class Settings:
         1_000_000,
         knobs.integer(1),
         "Limits",
-        "tokens that the requests in work hold together, of all models; beyond, requests are refused; what a "
-        "request holds is told in docs/grpc.md, and the memory that it comes to at the start",
+        "tokens that the requests in work hold together, of all models; beyond, requests are refused: "
+        "docs/grpc.md tells what one holds, and the log at the start what memory it comes to",
     )
     wave_tokens: int = knobs.knob(
         256, knobs.integer(1), "Limits", "tokens computed at one go: fewer is fairer, more is faster"
@@ -239,13 +242,12 @@ class Settings:
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name), "the argument"))
-        if self.grpc == self.health and not self.grpc.endswith(":0"):
-            raise InputError("health", f"{self.health!r} is gRPC's own address; give health another port")
+        for name, other in itertools.combinations(("metrics", "health", "http", "grpc"), 2):
+            if (address := getattr(self, name)) == getattr(self, other) and address[-2:] not in ("", ":0"):
+                raise InputError(name, f"is {address!r}, as {other} is; give it another port")
         for name, needed in _NEEDS.items():
             if getattr(self, name) and not getattr(self, needed):
                 raise InputError(name, f"is of no use without {needed}; give that file too")
-        if self.metrics in (self.grpc, self.health) and self.metrics and not self.metrics.endswith(":0"):
-            raise InputError("metrics", f"{self.metrics!r} is taken already; give metrics another port")
 
     def aliases(self, models: Collection[str]) -> dict[str, str]:
         """Each alias, and which of the models to be served it means. Raises InputError for a bad one."""

@@ -41,6 +41,12 @@ class Telemetry:
         self._port: MetricsPort | None = None
         self._traces: Traces | None = None
         self._lag: asyncio.Task[None] | None = None
+        self._watchers: list[Watcher] = []
+
+    @property
+    def watchers(self) -> Sequence[Watcher]:
+        """Who wants to know of calls, once started."""
+        return self._watchers
 
     @property
     def metrics(self) -> Metrics:
@@ -57,7 +63,7 @@ class Telemetry:
         Raises InputError for an address that can't be had, and where the library for traces is missing.
         """
         settings = self._settings
-        watchers: list[Watcher] = [self._metrics]
+        watchers = self._watchers = [self._metrics]
         if settings.otlp_endpoint:
             self._traces = _traces(settings)
             watchers.append(self._traces)

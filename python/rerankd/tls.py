@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
@@ -10,7 +11,7 @@ from typing import Final, cast
 import grpc
 
 from rerankd.errors import InputError
-from rerankd.pem import read_authorities, read_server_pair
+from rerankd.pem import read_authorities, read_server_pair, server_context
 from rerankd.watch import Watched
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,17 @@ class Certificates:
             self._first, fetch, require_client_authentication=bool(self._client_ca)
         )
 
+    def context(self) -> ssl.SSLContext:
+        """The same for Python's own servers: every handshake with it is made by what was read last."""
+        outer = self._current
+
+        def swap(handshake: ssl.SSLObject, name: object, begun: object) -> None:
+            handshake.context = self._current
+
+        # A context's certificate could be loaded anew, but not its authorities, of which none would ever go.
+        outer.sni_callback = swap
+        return outer
+
     def refresh(self) -> None:
         """Reads the files if they have changed. Unfit ones only leave a line in the log."""
         if not self._watched.changed():
@@ -54,6 +66,7 @@ class Certificates:
     def _read(self) -> grpc.ServerCertificateConfiguration:
         pair, until = read_server_pair(self._cert, self._key, _NAMES)
         authorities = read_authorities(self._client_ca, "tls_client_ca") if self._client_ca else None
+        self._current = server_context(pair, self._cert, self._key, _NAMES, authorities)
         log.info("the certificate in %s is in use; it is valid until %s", self._cert, until)
         return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)], authorities)
 

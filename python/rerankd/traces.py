@@ -28,7 +28,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from rerankd._core import __version__
-from rerankd.observe import Metadata, Method, Outcome
+from rerankd.observe import HTTP, Metadata, Method, Outcome
 from rerankd.status import TRACE_ID
 from rerankd.v1 import rerank_pb2 as pb
 
@@ -80,7 +80,9 @@ class Traces:
             f"{method.service}/{method.name}",
             self._propagator.extract(carrier, Context()),
             SpanKind.SERVER,
-            {"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.name},
+            {"http.request.method": "POST"}
+            if method.service == HTTP
+            else {"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.name},
         )
         # Never reset: the call has a task, and so a context, of its own.
         TRACE_ID.set(format_trace_id(span.get_span_context().trace_id))
