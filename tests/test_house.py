@@ -54,6 +54,7 @@ PYTHON_ROOMS = rooms("""
     completions:  _core ranking errors
     pool:         _core errors
     reranker:     _core completions pool models ranking errors
+    heap:
     pulse:        reranker pool
     compare:      reranker samples agreement ranking errors
     compare_command: compare reranker samples table models settings knobs errors
@@ -94,7 +95,8 @@ PYTHON_ROOMS = rooms("""
     http:         inflight limits metrics observe _core
     http_server:  errors
     server:       http_bodies tei tei_service limits logs guard inflight room catalogue service health http
-    server:       http_server telemetry metrics auth tls watch pulse reranker pool models settings errors v1
+    server:       http_server telemetry metrics auth tls watch heap pulse reranker pool models settings errors
+    server:       v1
     bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors
     bench_result: bench bench_figures; bench_load: bench bench_figures target wire ranking v1
     bench_run:    bench bench_kinds bench_figures bench_result bench_load wire ranking errors

@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from rerankd import logs, models, pulse, watch
+from rerankd import heap, logs, models, pulse, watch
 from rerankd.auth import Tokens
 from rerankd.catalogue import Catalogue
 from rerankd.errors import InputError
@@ -57,7 +57,7 @@ class Server:
         self._aliases = settings.aliases(self._names)
         self._rerankers: list[Reranker] = []
         self._pool: Pool | None = None
-        self._pulse: asyncio.Task[None] | None = None
+        self._tending: list[asyncio.Task[None]] = []
         self._health = Health()
         self._tokens: Tokens | None = None
         self._certificates: Certificates | None = None
@@ -158,9 +158,8 @@ class Server:
         self._pool = Pool(
             settings.threads, wave_tokens=settings.wave_tokens, queue_tokens=settings.queue_tokens
         )
-        self._pulse = asyncio.create_task(
-            pulse.watch(self._pool, lambda well: self._health.set(SERVING if well else NOT_SERVING, LIVE))
-        )
+        beat = pulse.watch(self._pool, lambda well: self._health.set(SERVING if well else NOT_SERVING, LIVE))
+        self._tending += [asyncio.create_task(each) for each in (beat, heap.keep_small())]
         by_name = await asyncio.to_thread(self._load, self._pool)
         aliases = {alias: by_name[model] for alias, model in self._aliases.items()}
         catalogue = Catalogue(self._rerankers, aliases)
@@ -210,8 +209,8 @@ class Server:
         self._health.close()
         if self._health_server is not None:
             await self._health_server.stop(_HEALTH_GRACE)
-        if self._pulse is not None:
-            self._pulse.cancel()
+        for task in self._tending:
+            task.cancel()
         for reranker in self._rerankers:
             reranker.close()
         if self._pool is not None:
@@ -333,6 +332,7 @@ def run(settings: Settings) -> int:
     Server.start.
     """
     logs.to_stderr(settings)
+    heap.share()
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
