@@ -1,7 +1,7 @@
 """The C library's heap, kept from growing: glibc's holds on to what was freed, and more of it each hour.
 
 A server's messages and texts come and go on a dozen threads, in all sizes, and glibc gives each thread a heap
-of its own. Under 10,000 cancelled calls a minute what was in use stayed at 50 MB, while the heaps grew from 82
+of its own. Under 10,000 cancelled calls a minute what was in use stayed at 50 MB, and they grew from 82
 to 127 MB in five minutes (`make soak`). Other C libraries have no such calls: there nothing is done.
 """
 
