@@ -79,16 +79,16 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     told = parser.parse_args()
     with (
-        serving(told.server_python) as address,
+        serving(told.server_python) as addresses,
         browser() as chromium,
-        page(chromium, f"http://{address}", color_scheme="light") as opened,
+        page(chromium, f"http://{addresses.http}", color_scheme="light") as opened,
     ):
         rank(opened)
         # The curl and the Python name the default port in the picture, not the one of this run.
         opened.evaluate(
             "address => { for (const code of document.querySelectorAll('pre'))"
             " code.textContent = code.textContent.replaceAll(address, 'localhost:8080') }",
-            address,
+            addresses.http,
         )
         opened.screenshot(path=told.file)
 

@@ -41,5 +41,6 @@ def server_python(pytestconfig: pytest.Config) -> str:
 def live(server_python: str) -> Iterator[Live]:
     """A server with no settings to speak of, which all tests leave as they found it."""
     ranking = rank_in_process(server_python)
-    with serving(server_python) as address:
-        yield Live(address, ranking)
+    # With reflection, which gRPC clients without stubs need.
+    with serving(server_python, "--reflection") as addresses:
+        yield Live(addresses, ranking)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
@@ -29,22 +30,28 @@ CONTEXTS = [
 ]
 
 STARTED = re.compile(r'^grpc_server_started_total\{.*grpc_service="http".*\} (\S+)$', re.MULTILINE)
-HOST = re.compile(r"serving HTTP on (127\.0\.0\.1:\d+)")
+LISTENING = re.compile(r"serving (gRPC|HTTP) on (127\.0\.0\.1:\d+)")
+
+
+class Addresses(NamedTuple):
+    """Hosts and ports."""
+
+    http: str
+    grpc: str
 
 
 @dataclass(frozen=True)
 class Live:
     """A running server."""
 
-    address: str
-    """Host and port of its HTTP."""
+    addresses: Addresses
     ranking: list[tuple[int, float]]
     """Ids and scores of CONTEXTS, best first, as Reranker has them in process."""
 
     @property
     def url(self) -> str:
         """Where a client is pointed: no path, no slash at its end."""
-        return f"http://{self.address}"
+        return f"http://{self.addresses.http}"
 
     @property
     def best_texts(self) -> list[str]:
@@ -81,29 +88,29 @@ def rank_in_process(python: str) -> list[tuple[int, float]]:
 
 
 @contextmanager
-def serving(python: str, *flags: str) -> Iterator[str]:
-    """`rerankd serve` with these flags besides; gives the address of its HTTP."""
+def serving(python: str, *flags: str) -> Iterator[Addresses]:
+    """`rerankd serve` with these flags besides, on ports that are free."""
     command = [python, "-m", "rerankd", "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
     command += ["--health", "", "--metrics", "", "--drain-seconds", "0", "--grace-seconds", "5", *flags]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
-            address = _address(server.stderr)
+            addresses = _addresses(server.stderr)
             # What it logs from then on is read too: it must not wait for a full pipe.
             reader = threading.Thread(target=deque, args=(server.stderr, 0))
             reader.start()
-            yield address
+            yield addresses
         finally:
             server.terminate()
         reader.join()
 
 
-def _address(log: Iterator[str]) -> str:
-    """Where the server says that it listens."""
-    said = []
+def _addresses(log: Iterator[str]) -> Addresses:
+    """Where the server says that it listens; HTTP's is the last that it says."""
+    said = ""
     for line in log:
-        said.append(line)
-        found = HOST.search(line)
-        if found:
-            return found[1]
-    raise AssertionError("the server did not start:\n" + "".join(said))
+        said += line
+        found = dict(LISTENING.findall(said))
+        if "HTTP" in found:
+            return Addresses(found["HTTP"], found["gRPC"])
+    raise AssertionError(f"the server did not start:\n{said}")

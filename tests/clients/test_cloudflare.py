@@ -81,8 +81,8 @@ def test_another_model(live: Live) -> None:
 
 def test_a_token_is_asked_for(server_python: str, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("the-key\n")
-    with serving(server_python, "--token-file", str(tmp_path / "tokens")) as address:
-        url = f"http://{address}/client/v4/accounts/any/ai/run/{MODEL}"
+    with serving(server_python, "--token-file", str(tmp_path / "tokens")) as addresses:
+        url = f"http://{addresses.http}/client/v4/accounts/any/ai/run/{MODEL}"
         refused = requests.post(url, json=BODY, headers={"Authorization": "Bearer other"}, timeout=PATIENCE)
         assert refused.status_code == 401
         assert refused.json()["errors"][0]["code"] == 10000

@@ -35,10 +35,12 @@ def test_ranks_on_an_event_loop(live: Live, client: Any) -> None:
     assert found(asyncio.run(ask())) == live.ranking
 
 
-def test_a_base_url_with_its_version(live: Live) -> None:
-    """ClientV2 asks {base}/v2/rerank: where the base URL was made for another client, /v1/v2/rerank."""
-    client = cohere.ClientV2("no-key", base_url=f"{live.url}/v1")
-    assert found(client.rerank(model=MODEL, query=QUERY, documents=CONTEXTS)) == live.ranking
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_base_url_with_a_version(live: Live, client: Any, version: str) -> None:
+    """The SDK adds its own: where the base URL was made for another client, it asks /v1/v2/rerank."""
+    asked = client("no-key", base_url=f"{live.url}/{version}")
+    assert found(asked.rerank(model=MODEL, query=QUERY, documents=CONTEXTS)) == live.ranking
 
 
 @pytest.mark.parametrize("client", CLIENTS)

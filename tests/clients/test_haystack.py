@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -17,6 +18,12 @@ DOCUMENTS = [Document(id=str(at), content=text) for at, text in enumerate(CONTEX
 
 def found(answer: Any) -> list[tuple[int, float]]:
     return [(int(document.id), document.score) for document in answer["documents"]]
+
+
+def float32(number: float) -> float:
+    """The number as the nearest float32 has it."""
+    (nearest,) = struct.unpack("f", struct.pack("f", number))
+    return float(nearest)
 
 
 @pytest.fixture
@@ -51,6 +58,16 @@ def test_tei_ranks(live: Live, tei: HuggingFaceTEIRanker) -> None:
 
 def test_tei_top_k(live: Live, tei: HuggingFaceTEIRanker) -> None:
     assert found(tei.run(query=QUERY, documents=DOCUMENTS, top_k=2)) == live.ranking[:2]
+
+
+def test_tei_ranks_over_grpc(live: Live) -> None:
+    ranker = HuggingFaceTEIRanker(url=live.addresses.grpc, token=None, use_grpc=True)
+    try:
+        answer = found(ranker.run(query=QUERY, documents=DOCUMENTS))
+    finally:
+        ranker.close()
+    # It reads messages as JSON, where a float32 has the fewest digits that tell it from others.
+    assert [(at, float32(score)) for at, score in answer] == live.ranking
 
 
 def test_tei_tells_of_an_empty_query(live: Live, tei: HuggingFaceTEIRanker) -> None:

@@ -218,8 +218,8 @@ def test_what_the_server_refuses_is_told_in_its_words(page: Page) -> None:
 
 
 def test_a_server_that_is_gone(browser: Browser, server_python: str) -> None:
-    with serving(server_python) as address:
-        opened = chromium.page(browser, f"http://{address}")
+    with serving(server_python) as addresses:
+        opened = chromium.page(browser, f"http://{addresses.http}")
         page = opened.__enter__()
     chromium.rank(page)
     expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
@@ -229,8 +229,8 @@ def test_a_server_that_is_gone(browser: Browser, server_python: str) -> None:
 def test_a_server_that_wants_a_token(browser: Browser, server_python: str, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("the-key\n")
     with (
-        serving(server_python, "--token-file", str(tmp_path / "tokens")) as address,
-        chromium.page(browser, f"http://{address}") as page,
+        serving(server_python, "--token-file", str(tmp_path / "tokens")) as addresses,
+        chromium.page(browser, f"http://{addresses.http}") as page,
     ):
         page.get_by_label("Bearer token").wait_for()
         chromium.rank(page)
