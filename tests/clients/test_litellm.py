@@ -13,7 +13,7 @@ PROVIDERS = ["cohere", "jina_ai", "hosted_vllm", "huggingface"]
 
 
 def rerank(live: Live, provider: str, query: str = QUERY, **options: Any) -> Any:
-    # Retries off would hide what test_an_empty_query is about, so they are as they come.
+    # Retries are as they come, for test_an_empty_query.
     return litellm.rerank(
         model=f"{provider}/mini-en",
         query=query,
@@ -46,3 +46,10 @@ def test_an_empty_query_is_a_bad_request(live: Live, provider: str) -> None:
     with live.one_call(), pytest.raises(Exception) as refusal:  # noqa: PT011 - each provider has its own
         rerank(live, provider, query="")
     assert "query" in str(refusal.value)
+
+
+def test_infinity_takes_documents_for_strings(live: Live) -> None:
+    """What the README says of it: with the documents, which it asks for by itself, it fails on our answer."""
+    assert found(rerank(live, "infinity", return_documents=False)) == live.ranking
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever its parsing makes of an object
+        rerank(live, "infinity")
