@@ -10,7 +10,7 @@ from importlib import resources
 
 import pytest
 
-PAGE = resources.files("rerankd").joinpath("playground", "index.html").read_text("utf-8")
+PAGE = (resources.files("rerankd") / "playground" / "index.html").read_text("utf-8")
 # Bytes: it is loaded whole, and before the first query.
 MOST = 32 << 10
 
