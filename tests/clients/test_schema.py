@@ -20,16 +20,20 @@ EXAMPLES = "25"
 
 
 def description(live: Live) -> Any:
-    """/openapi.json, and what it leaves to /v1/models: how high max_tokens may be depends on the model."""
+    """/openapi.json, and what it leaves unsaid of two fields.
+
+    How high max_tokens may be depends on the model: /v1/models tells. A priority that is a string is one of
+    two: docs/http.md does.
+    """
     document = requests.get(f"{live.url}/openapi.json", timeout=PATIENCE).json()
     (model,) = requests.get(f"{live.url}/v1/models", timeout=PATIENCE).json()["data"]
-    limited = 0
-    for schema in document["components"]["schemas"].values():
-        if "max_tokens" in schema.get("properties", {}):
-            (count, _) = schema["properties"]["max_tokens"]["anyOf"]
-            count["maximum"] = model["max_tokens"]
-            limited += 1
-    assert limited == 3
+    schemas = document["components"]["schemas"]
+    for body in ("DocumentsBody", "TextsBody", "ContextsBody"):
+        (count, _) = schemas[body]["properties"]["max_tokens"]["anyOf"]
+        count["maximum"] = model["max_tokens"]
+    for kind in schemas["DocumentsBody"]["properties"]["priority"]["anyOf"]:
+        if kind["type"] == "string":
+            kind["enum"] = ["interactive", "batch"]
     return document
 
 
