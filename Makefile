@@ -81,6 +81,42 @@ test-rust: need-cargo ## The Rust tests; they need no Python
 test-python: setup ## The Python tests
 	$(BIN)/python -m pytest $(ARGS)
 
+# --- Other people's clients -------------------------------------------------------------------------------------
+
+# Two environments, for some clients ask for older packages than others do: requirements/clients/*.in.
+CLIENTS := .clients/current/.made .clients/older/.made tests/clients/js/node_modules/.made
+UV := .clients/uv/bin/uv
+
+.clients/uv/.made: | $(VENV)/.made
+	$(BIN)/python -m venv .clients/uv
+	.clients/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@touch $@
+
+.clients/%/.made: requirements/clients/%.lock .clients/uv/.made
+	$(UV) venv --quiet --clear --python $(BIN)/python .clients/$*
+	$(UV) pip sync --quiet --python .clients/$* $<
+	@touch $@
+
+tests/clients/js/node_modules/.made: tests/clients/js/package-lock.json
+	@command -v npm >/dev/null || { echo "There is no npm; install Node, 20 or later (Debian: nodejs npm)." >&2; exit 1; }
+	npm ci --prefix tests/clients/js --no-audit --no-fund --ignore-scripts --loglevel error
+	@touch $@
+
+.PHONY: clients-env test-clients clients-lock screenshot
+clients-env: $(CLIENTS) ## Install other people's clients, 1.5 GB, in .clients and tests/clients/js
+
+test-clients: setup clients-env ## Those clients, a browser and schemathesis against a live server
+	.clients/current/bin/python -m pytest -c tests/clients/pytest.ini tests/clients --ignore tests/clients/older $(ARGS)
+	.clients/older/bin/python -m pytest -c tests/clients/pytest.ini tests/clients/older $(ARGS)
+
+clients-lock: .clients/uv/.made ## Resolve requirements/clients/*.lock and the npm lock anew
+	for each in current older; do $(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate \
+		--custom-compile-command "make clients-lock" requirements/clients/$$each.in -o requirements/clients/$$each.lock || exit; done
+	npm update --prefix tests/clients/js --package-lock-only --no-audit --no-fund
+
+screenshot: setup .clients/current/.made ## Take docs/playground.png anew
+	cd tests && ../.clients/current/bin/python -m clients.browser --server-python ../$(BIN)/python ../docs/playground.png
+
 # --- Checking ---------------------------------------------------------------------------------------------------
 
 .PHONY: lint lint-python lint-rust lint-proto proto-check lock-check
@@ -196,6 +232,6 @@ image: ## The container image, for CPUs
 	$(DOCKER) build -f deploy/Dockerfile -t $(IMAGE) .
 
 clean: ## Remove what these commands made
-	rm -rf $(VENV) .peers target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
+	rm -rf $(VENV) .peers .clients tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
 	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	rm -f python/rerankd/_core*.so
