@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,15 +53,21 @@ def worker(live: Live) -> Iterator[str]:
     """The URL of the example's Worker, in workerd."""
     command = [str(BIN / "workerd"), "serve", "workerd.capnp", "--socket-addr", "http=127.0.0.1:0"]
     command += ["--control-fd", "1"]
+    # The command is a wrapper: a signal has to reach what it runs too, so they are a group of their own.
     with subprocess.Popen(
-        command, cwd=JS, env=os.environ | {"ASKED_URL": live.url}, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=JS,
+        env=os.environ | {"ASKED_URL": live.url},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as workerd:
         assert workerd.stdout is not None
         try:
             listening = json.loads(workerd.stdout.readline())
             yield f"http://127.0.0.1:{listening['port']}/"
         finally:
-            workerd.terminate()
+            os.killpg(workerd.pid, signal.SIGTERM)
 
 
 def test_worker_in_workerd(live: Live, worker: str) -> None:

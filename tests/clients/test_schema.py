@@ -20,17 +20,15 @@ EXAMPLES = "25"
 
 
 def description(live: Live) -> Any:
-    """/openapi.json, and what it leaves unsaid of two fields.
+    """/openapi.json, but for what no schema can say, or this one does not.
 
-    How high max_tokens may be depends on the model: /v1/models tells. A priority that is a string is one of
-    two: docs/http.md does.
+    Which max_tokens are right depends on the model, and on whether there is anything to rank. A priority that
+    is a string is one of two.
     """
     document = requests.get(f"{live.url}/openapi.json", timeout=PATIENCE).json()
-    (model,) = requests.get(f"{live.url}/v1/models", timeout=PATIENCE).json()["data"]
     schemas = document["components"]["schemas"]
     for body in ("DocumentsBody", "TextsBody", "ContextsBody"):
-        (count, _) = schemas[body]["properties"]["max_tokens"]["anyOf"]
-        count["maximum"] = model["max_tokens"]
+        del schemas[body]["properties"]["max_tokens"]
     for kind in schemas["DocumentsBody"]["properties"]["priority"]["anyOf"]:
         if kind["type"] == "string":
             kind["enum"] = ["interactive", "batch"]
