@@ -63,8 +63,8 @@ fn open_loop(threads: usize, load: f64, mix: &[(u32, usize)], patience: Duration
 }
 
 proptest! {
-    // The same cases each time. Of random ones about one in 1,400 is a mix whose large requests are let in and then come too
-    // late behind small ones: 70 % and not 90 % of the work is in time.
+    // The same cases each time. Of 1,440 random ones one ended with 70 % of the work in time, not 90 %: 16 of 5,180 requests
+    // were refused, and the rest of the loss came too late. Why is not known yet: take the seed away to look for more.
     #![proptest_config(ProptestConfig {
         cases: 24,
         rng_seed: RngSeed::Fixed(1),
