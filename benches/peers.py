@@ -3,7 +3,8 @@
 Each contender has a process of its own. The driver gives them turns, ours of a precision, its peers, ours of
 the next, so that whatever else the machine does hits all alike; ratios are taken within a round. Peers first
 choose their batch size and their graph in processes that are then thrown away, so that a batch size they do
-not want leaves no trace in their memory. Before any timing, the logits in f32 have to agree; those of less
+not want leaves no trace in their memory (the search is most of the run: `--choices FILE` keeps what it
+chose for the next one). Before any timing, the logits in f32 have to agree; those of less
 precision are reported. A contender that can't run here, or takes far too long, is left out, and the note
 says so.
 """
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from benches import environment, report
 from benches.checkpoints import make
+from benches.choices import Choice, Choices
 from benches.contenders import CannotRunError
 from benches.corpus import WORKLOADS, Workload, load_tokenizer, pairs
 from benches.race import (
@@ -62,6 +64,11 @@ class Race:
     patience: float = 0.0
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.choices = Choices(self.options.choices, f"{self.workload.name}, {self.options.threads} threads")
+        if self.choices.known:
+            self.notes.append("Ways and batch sizes are those of an earlier search.")
+
     def worker(self, name: str) -> Worker:
         return Worker(name, self.checkpoint, self.groups, self.options.threads, self.options.peers_python)
 
@@ -100,7 +107,16 @@ class Race:
         return worker
 
     def choose(self, peer: str) -> Entry | None:
-        """The peer's fastest way and batch size; none where it can't take part."""
+        """The peer's fastest way and batch size, kept or searched for; none where it can't take part."""
+        kept = self.choices.get(peer)
+        if kept is not None:
+            return Entry(peer, kept.way, kept.batch)
+        entry = self.search(peer)
+        if entry is not None:
+            self.choices.keep(peer, Choice(entry.way, entry.batch))
+        return entry
+
+    def search(self, peer: str) -> Entry | None:
         candidates = {way: self.candidate(way) for way in ways(peer, report.flags())}
         workers = {way: worker for way, worker in candidates.items() if worker is not None}
         if not workers:
@@ -201,6 +217,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ours", nargs="*", choices=list(OURS), default=list(OURS), help="default: all")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="default: all")
     parser.add_argument("--peers-python", type=Path, help="default: .peers, made if need be")
+    parser.add_argument(
+        "--choices", type=Path, help="a file to keep the search's choices in, and take them from"
+    )
     parser.add_argument("--record", action="store_true", help="append to benches/RESULTS.md, with a plot")
     return parser.parse_args()
 

@@ -84,10 +84,12 @@ class Account:
 
     def back(self, since: float, before: float = math.inf) -> float:
         """Seconds from then to when calls made later were answered, and none that was made failed any more.
-        What began at `before` or later does not count."""
-        calls = [call for call in self.calls if call[0] < before]
-        later = [end for begun, end, whole in calls if whole and begun >= since]
-        lost = [end for _, end, whole in calls if not whole and end >= since]
+
+        Calls that begin at `before` or later don't count, nor those that fail after it: the next blow met
+        them on their way. (They did count once, and one stream that a second SIGKILL cut off made the first
+        one look as if it had lasted to there.)"""
+        later = [end for begun, end, whole in self.calls if whole and since <= begun < before]
+        lost = [end for _, end, whole in self.calls if not whole and since <= end < before]
         return max(min(later, default=math.inf), max(lost, default=since)) - since
 
     def seconds(self) -> list[float]:

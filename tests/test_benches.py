@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benches import accuracy, overhead, questions, race, report, serving
+from benches import accuracy, choices, overhead, questions, race, report, serving
 from benches.contenders import NAMES
 from benches.corpus import WORKLOADS, Workload
 from benches.environment import MADE_BY, ROOT
@@ -200,6 +201,21 @@ def test_a_waves_time() -> None:
     assert serving.wave_milliseconds(51_200, 2) == pytest.approx(10.0)
     assert serving.milliseconds([0.001, 0.002, 0.003], 50) == pytest.approx(2.0)
     assert np.isnan(serving.milliseconds([], 50))
+
+
+def test_choices_are_kept_for_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "choices.json"
+    first = choices.Choices(path, "mixed, 2 threads")
+    assert not first.known
+    assert first.get("openvino f32") is None
+    first.keep("openvino f32", choices.Choice("openvino f32, from PyTorch", 2))
+    again = choices.Choices(path, "mixed, 2 threads")
+    assert again.known
+    assert again.get("openvino f32") == choices.Choice("openvino f32, from PyTorch", 2)
+    assert not choices.Choices(path, "mixed, 1 threads").known
+    nowhere = choices.Choices(None, "mixed, 2 threads")
+    nowhere.keep("openvino f32", choices.Choice("openvino f32", 1))
+    assert nowhere.get("openvino f32") is None
 
 
 def test_the_peers_are_pinned() -> None:
