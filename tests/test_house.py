@@ -47,13 +47,14 @@ PYTHON_ROOMS = rooms("""
     knobs:        errors
     settings:     knobs errors
     models:       errors
-    ranking:      errors
+    deferred:
+    ranking:      deferred errors
     agreement:
     samples:      errors
     table:        ranking errors
-    completions:  _core ranking errors
+    completions:  _core ranking deferred errors
     pool:         _core errors
-    reranker:     _core completions pool models ranking errors
+    reranker:     _core completions pool models ranking deferred errors
     heap:
     pulse:        reranker pool
     compare:      reranker samples agreement ranking errors

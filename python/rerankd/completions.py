@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rerankd._core import Completion, Completions, Engine
+from rerankd.deferred import Deferred
 from rerankd.ranking import Passages, Ranking, Result, Tally
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = Deferred("asyncio")
 
 PORTION: Final = 4096
 """Characters of a stream's texts that are handed to the engine at one go."""

@@ -12,13 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-import numpy.typing as npt
-
+from rerankd.deferred import Deferred
 from rerankd.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from rerankd._core import Completion
+else:
+    np = Deferred("numpy")
 
 SCORES = ("sigmoid", "logit")
 OVERFLOWS = ("truncate", "truncate_context", "chunk", "reject")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
@@ -10,13 +9,12 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from rerankd import models
 from rerankd._core import Completions, Engine
 from rerankd.completions import Mailbox, RankStream
+from rerankd.deferred import Deferred, begin
 from rerankd.errors import DeadlineError, InputError
 from rerankd.pool import WAVE_TOKENS, Pool, check_count
 from rerankd.ranking import (
@@ -32,6 +30,14 @@ from rerankd.ranking import (
     deadline_after,
     unencodable,
 )
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import numpy as np
+    import numpy.typing as npt
+else:
+    asyncio, np = Deferred("asyncio"), Deferred("numpy")
 
 __all__ = ["Context", "RankStream", "Ranking", "Reranker", "Result", "Timing", "Usage"]
 
@@ -90,6 +96,7 @@ class Reranker:
         if pool is None:
             tokens = WAVE_TOKENS if wave_tokens is None else wave_tokens
             pool = self._own_pool = Pool(threads, wave_tokens=tokens, queue_tokens=queue_tokens)
+        begin("numpy")  # while the engine loads, on threads of its own
         self._engine = Engine(
             str(self._checkpoint.directory),
             pool.core,
