@@ -58,26 +58,17 @@ impl Unigram {
         {
             return Err(format!("unk_id {unknown} is past the {} pieces of vocab", vocabulary.len()));
         }
-        let mut pieces: Vec<(&[u8], u32)> = vocabulary
-            .iter()
-            .map(|(piece, _)| piece.as_bytes())
-            .zip(0..)
-            .filter(|(piece, _)| !piece.is_empty())
-            .collect();
-        // Where a piece stands twice, the library knows it by its last id.
-        pieces.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
-        pieces.dedup_by_key(|(piece, _)| *piece);
         let scores: Vec<f64> = vocabulary.iter().map(|(_, score)| *score).collect();
         let rarest = scores.iter().copied().fold(f64::INFINITY, f64::min);
         let mut names = String::new();
-        let ends = vocabulary
+        let ends: Vec<usize> = vocabulary
             .iter()
             .map(|(piece, _)| {
                 names.push_str(piece);
                 names.len()
             })
             .collect();
-        let trie = Trie::new(&pieces);
+        let trie = trie(&names, &ends);
         let unknown_score = rarest - UNKNOWN_PENALTY;
         let mut this = Self { trie, scores, names, ends, unknown, unknown_score, bytes: None };
         if byte_fallback {
@@ -126,6 +117,39 @@ impl Unigram {
         }
         Ok(())
     }
+}
+
+/// Of the pieces that end at `ends` in `names`. Sorted by their first eight bytes as numbers, and then laid end to end: by
+/// comparing strings where they lie, 250,002 pieces take a third of the time from a process's start to its first score.
+fn trie(names: &str, ends: &[usize]) -> Trie {
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let pieces = starts.zip(ends).map(|(start, &end)| &names.as_bytes()[start..end]);
+    // Zeros after a short piece's end: it sorts before those that go on.
+    let first_eight = |piece: &[u8]| {
+        let mut bytes = [0; 8];
+        let length = piece.len().min(8);
+        bytes[..length].copy_from_slice(&piece[..length]);
+        u64::from_be_bytes(bytes)
+    };
+    let mut sorted: Vec<(u64, &[u8], u32)> = pieces
+        .zip(0..)
+        .filter(|(piece, _)| !piece.is_empty())
+        .map(|(piece, id)| (first_eight(piece), piece, id))
+        .collect();
+    // Where a piece stands twice, the library knows it by its last id.
+    sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.cmp(b.1)).then(b.2.cmp(&a.2)));
+    sorted.dedup_by_key(|(_, piece, _)| *piece);
+    let laid: Vec<u8> = sorted.iter().flat_map(|(_, piece, _)| *piece).copied().collect();
+    let mut rest = &laid[..];
+    let pieces: Vec<(&[u8], u32)> = sorted
+        .iter()
+        .map(|(_, piece, id)| {
+            let (laid, after) = rest.split_at(piece.len());
+            rest = after;
+            (laid, *id)
+        })
+        .collect();
+    Trie::new(&pieces)
 }
 
 /// Without its text, which nothing here reads.
