@@ -110,7 +110,7 @@ def test_a_priority_that_is_a_number_is_another_apis() -> None:
         (b'{"query": "q", "documents": [], "min_score": 1e999}', "min_score: must be a finite number"),
         ({"query": "q", "documents": [], "budget_ms": 0}, "budget_ms: must be at least 1"),
         ({"query": "q", "documents": [], "budget_ms": 1 << 32}, "budget_ms: must be at most 4294967295"),
-        ({"query": "q", "documents": [], "priority": "now"}, "priority: must be one of interactive, batch"),
+        ({"query": "q", "documents": [], "priority": "now"}, "priority: must be one of 'interactive'"),
         ({"query": "q", "documents": [], "rank_fields": ["title"]}, "rank_fields[0]: must be one of 'text'"),
         ({"query": "q", "texts": ["a", None]}, "texts[1]: must be a string"),
         ({"query": "q", "texts": [], "truncation_direction": "Left"}, "truncation_direction: must be one of"),

@@ -83,7 +83,8 @@ class DocumentsBody(Extensions):
         list[Literal["text"]] | None, Field(description="keys of documents to rank by")
     ] = None
     priority: Annotated[
-        Whole | str | None, Field(description='"batch" waits for others; a number, as Cohere has, is ignored')
+        Literal["interactive", "batch"] | Whole | None,
+        Field(description='"batch" waits for others; a number, as Cohere has, is ignored'),
     ] = None
 
 

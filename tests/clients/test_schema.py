@@ -20,18 +20,14 @@ EXAMPLES = "25"
 
 
 def description(live: Live) -> Any:
-    """/openapi.json, but for what no schema can say, or this one does not.
+    """/openapi.json, but for what no schema can say.
 
-    Which max_tokens are right depends on the model, and on whether there is anything to rank. A priority that
-    is a string is one of two.
+    Which max_tokens are right depends on the model, and on whether there is anything to rank.
     """
     document = requests.get(f"{live.url}/openapi.json", timeout=PATIENCE).json()
     schemas = document["components"]["schemas"]
     for body in ("DocumentsBody", "TextsBody", "ContextsBody"):
         del schemas[body]["properties"]["max_tokens"]
-    for kind in schemas["DocumentsBody"]["properties"]["priority"]["anyOf"]:
-        if kind["type"] == "string":
-            kind["enum"] = ["interactive", "batch"]
     return document
 
 
