@@ -375,7 +375,9 @@ PLANTED: list[tuple[str, str, str]] = [
 def tree() -> dict[str, str]:
     folders = ("python/rerankd", "rust", "proto", "tests", "benches", "examples")
     files = (file for folder in folders for file in (ROOT / folder).rglob("*"))
-    kept = (file for file in files if file.suffix in (".py", ".rs", ".proto"))
+    # What the examples' builds bring along is not ours.
+    ours = (file for file in files if not {"node_modules", "target"} & set(file.relative_to(ROOT).parts))
+    kept = (file for file in ours if file.suffix in (".py", ".rs", ".proto"))
     return {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in kept}
 
 
