@@ -27,7 +27,7 @@ data class Failure(
 
 /** Reads the details that the server has sent with the status. */
 fun failure(error: StatusException): Failure {
-    val status = StatusProto.fromThrowable(error)
+    val status = checkNotNull(StatusProto.fromThrowable(error))
     var reason = ""
     var field = ""
     var retryMs = 0L
