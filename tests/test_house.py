@@ -75,6 +75,7 @@ PYTHON_ROOMS = rooms("""
     telemetry:    metrics traces observe settings errors
     room:         errors
     inflight:
+    symbols:
     logs:         settings
     guard:        inflight room status errors tei v1
     catalogue:    reranker errors
@@ -95,6 +96,7 @@ PYTHON_ROOMS = rooms("""
     http:         inflight limits metrics observe _core
     http_server:  errors
     server:       http_bodies tei tei_service limits logs guard inflight room catalogue service health http
+    server:       symbols
     server:       http_server telemetry metrics auth tls watch heap pulse reranker pool models settings errors
     server:       v1
     bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -14,8 +14,6 @@ from connect import OPTIONS, call, credentials
 from lines import Line, Printer, arguments, read
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1.rerank_pb2_grpc import RerankServiceStub
-
-T = TypeVar("T")
 
 
 async def main() -> int:
@@ -78,7 +76,7 @@ async def failing(line: str, out: Printer, asking: Any) -> None:
         out.cancelled(line)
 
 
-async def exchange(answers: Any, messages: Iterable[T]) -> AsyncIterator[Any]:
+async def exchange(answers: Any, messages: Iterable[Any]) -> AsyncIterator[Any]:
     """Writes the messages to a call, and yields its answers meanwhile."""
     writing = asyncio.create_task(write(answers, messages))
     try:
@@ -88,13 +86,16 @@ async def exchange(answers: Any, messages: Iterable[T]) -> AsyncIterator[Any]:
         writing.cancel()
 
 
-async def write(answers: Any, messages: Iterable[T]) -> None:
+async def write(answers: Any, messages: Iterable[Any]) -> None:
     """At the pace that the server takes them. Where it has ended the call, why is for the reader to see."""
     try:
+        await answers.wait_for_connection()
         for message in messages:
-            await answers.write(message)
+            # Not answers.write(message): where the server ends the call meanwhile, that puts INTERNAL in the
+            # place of its status (grpcio 1.85). What it writes with does not, and has no public name.
+            await answers._cython_call.send_serialized_message(message.SerializeToString())
         await answers.done_writing()
-    except (grpc.RpcError, asyncio.InvalidStateError):
+    except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
         return
 
 

@@ -44,6 +44,10 @@ class Server:
         started = sum(float(n) for what, _, n in COUNTED.findall(text) if what == "started")
         return int(started - sum(float(n) for what, _, n in COUNTED.findall(text) if what == "handled"))
 
+    def works(self) -> bool:
+        """Whether a request is in its queue, or being computed."""
+        return re.search(r"^rerankd_queue_tokens 0(\.0)?$", self._metrics(), re.MULTILINE) is None
+
     def ended(self, code: str) -> int:
         """Calls that ended with that code, as `Unavailable`."""
         return int(sum(float(n) for _, name, n in COUNTED.findall(self._metrics()) if name == code))

@@ -27,7 +27,7 @@ def test_drain(
 ) -> None:
     with serving(*SLOW, "--grace-seconds", "60") as server:
         asked = program.start(mode, server.target, [WORK])
-        until(lambda: server.calls() == 1)
+        until(server.works)
         server.terminate()
         cell("drain", finished(mode), asked.printed(), SAME)
         assert server.exit_code() == 0

@@ -50,3 +50,4 @@ def test_cancel(cell: Cell, slow: Server, program: Program, mode: str) -> None:
     cell("cancel", [Failure(whole(mode), "CANCELLED")], printed)
     until(lambda: slow.ended("Canceled") == ended + 1)
     assert slow.calls() == 0
+    until(lambda: not slow.works())
