@@ -13,9 +13,7 @@ def test_a_symbol_is_of_its_file(symbol: str) -> None:
     assert Symbols().FindFileContainingSymbol(symbol).name == "rerankd/v1/rerank.proto"
 
 
-@pytest.mark.parametrize(
-    "symbol", ["", "Rerank", f"{SERVICE}.Nothing", "rerankd.v1.Nothing.Rerank"]
-)
+@pytest.mark.parametrize("symbol", ["", "Rerank", f"{SERVICE}.Nothing", "rerankd.v1.Nothing.Rerank"])
 def test_what_there_is_not_is_a_key_error(symbol: str) -> None:
     with pytest.raises(KeyError):
         Symbols().FindFileContainingSymbol(symbol)

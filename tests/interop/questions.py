@@ -24,5 +24,5 @@ BRIEF: Line = {"query": "a river", "contexts": ["The river runs through a valley
 # As many tokens as a pair may have. WORK is a second or more for a server with one thread, which is enough
 # to be seen at it; LONG is never computed to its end.
 _FULL = "a river runs through a wide green valley " * 60
-WORK: Line = {"query": "a river", "contexts": [_FULL] * 20}
+WORK: Line = {"query": "a river", "contexts": [_FULL] * 8}
 LONG: Line = {"query": "a river", "contexts": [_FULL] * 400}

@@ -1,5 +1,6 @@
 //! How long a call may take, and how often it is tried: what other languages' gRPC does by its service config.
 
+use std::error::Error;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
@@ -32,7 +33,7 @@ impl Limits {
             biased;
             () = cancelling => Err(Status::cancelled("we cancelled it")),
             () = sleep_until(deadline) => Err(Status::deadline_exceeded("the deadline passed")),
-            done = call(deadline) => done,
+            done = call(deadline) => done.map_err(named),
         }
     }
 }
@@ -41,7 +42,7 @@ impl Limits {
 pub async fn retrying<T>(attempt: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
     let mut backoff = FIRST_BACKOFF;
     for _ in 1..ATTEMPTS {
-        let status = match attempt().await {
+        let status = match attempt().await.map_err(named) {
             Err(status) if matches!(status.code(), Code::Unavailable | Code::Cancelled) => status,
             done => return done,
         };
@@ -58,4 +59,11 @@ pub async fn retrying<T>(attempt: impl AsyncFn() -> Result<T, Status>) -> Result
         backoff = LONGEST_BACKOFF.min(backoff * 2);
     }
     attempt().await
+}
+
+/// A connection that broke before the answer is UNAVAILABLE, as in every other language; tonic says UNKNOWN, as of a
+/// server that hangs up on a client without a certificate.
+fn named(status: Status) -> Status {
+    let broken = status.source().is_some_and(|cause| cause.is::<tonic::transport::Error>());
+    if status.code() == Code::Unknown && broken { Status::unavailable(status.message()) } else { status }
 }
