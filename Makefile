@@ -117,6 +117,12 @@ clients-lock: .clients/uv/.made ## Resolve requirements/clients/*.lock and the n
 screenshot: setup .clients/current/.made ## Take docs/playground.png anew
 	cd tests && ../.clients/current/bin/python -m clients.browser --server-python ../$(BIN)/python ../docs/playground.png
 
+# --- Examples in other languages ---------------------------------------------------------------------------------
+
+.PHONY: interop
+interop: setup ## Build examples/ in every language whose tools are there; each against servers in every condition
+	$(BIN)/python -m pytest -c tests/interop/pytest.ini tests/interop $(ARGS)
+
 # --- Checking ---------------------------------------------------------------------------------------------------
 
 .PHONY: lint lint-python lint-rust lint-proto proto-check lock-check
@@ -232,6 +238,7 @@ image: ## The container image, for CPUs
 	$(DOCKER) build -f deploy/Dockerfile -t $(IMAGE) .
 
 clean: ## Remove what these commands made
-	rm -rf $(VENV) .peers .clients tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
+	rm -rf $(VENV) .peers .clients .interop tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
+	for each in examples/*/Makefile; do $(MAKE) --no-print-directory -s -C "$$(dirname "$$each")" clean; done
 	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	rm -f python/rerankd/_core*.so

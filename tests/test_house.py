@@ -76,6 +76,7 @@ PYTHON_ROOMS = rooms("""
     telemetry:    metrics traces observe settings errors
     room:         errors
     inflight:
+    symbols:
     logs:         settings
     guard:        inflight room status errors tei v1
     catalogue:    reranker errors
@@ -96,6 +97,7 @@ PYTHON_ROOMS = rooms("""
     http:         inflight limits metrics observe _core
     http_server:  errors
     server:       http_bodies tei tei_service limits logs guard inflight room catalogue service health http
+    server:       symbols
     server:       http_server telemetry metrics auth tls watch heap pulse reranker pool models settings errors
     server:       v1
     bench_kinds: ; bench_text: ; bench_figures: ; bench: bench_kinds bench_text samples errors
@@ -375,10 +377,12 @@ PLANTED: list[tuple[str, str, str]] = [
 def tree() -> dict[str, str]:
     folders = ("python/rerankd", "rust", "proto", "tests", "benches", "examples")
     files = (file for folder in folders for file in (ROOT / folder).rglob("*"))
-    # What the examples' builds bring along is not ours.
-    ours = (file for file in files if not {"node_modules", "target"} & set(file.relative_to(ROOT).parts))
-    kept = (file for file in ours if file.suffix in (".py", ".rs", ".proto"))
-    return {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in kept}
+    # What the examples' builds leave is not ours.
+    made = re.compile(r"/(\.[^/]*|target|node_modules)/")
+    kept = {
+        file.relative_to(ROOT).as_posix(): file for file in files if file.suffix in (".py", ".rs", ".proto")
+    }
+    return {path: file.read_text("utf-8") for path, file in kept.items() if not made.search(path)}
 
 
 @pytest.mark.parametrize("name", RULES)

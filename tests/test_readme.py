@@ -25,7 +25,8 @@ from rerankd.v1 import rerank_pb2 as pb
 from support import PATIENCE, RunningServer
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benches").glob("*.md")])
+FOLDERS = (".", "docs", "benches", "examples", "examples/go", "examples/python", "examples/rust")
+DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 BLOCK = re.compile(
     r"(?P<skip><!-- not run: .+ -->\n)?^```(?P<kind>sh|python)\n(?P<code>.*?)^```\n"
     r"(?:\n```text\n(?P<output>.*?)^```\n)?",

@@ -28,6 +28,7 @@ from rerankd.reranker import Reranker
 from rerankd.room import AHEAD_BYTES, CALL_BYTES, WAITING, Room
 from rerankd.service import BATCH_BYTES, SERVICE, RerankService
 from rerankd.settings import Settings
+from rerankd.symbols import Symbols
 from rerankd.tei.v1 import tei_pb2_grpc
 from rerankd.tei_service import TEI_SERVICES, TeiInfo, TeiRerank
 from rerankd.telemetry import Telemetry
@@ -170,7 +171,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
         if settings.reflection:
             names = (SERVICE, *TEI_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._main)
+            reflection.enable_server_reflection(names, self._main, Symbols())
         await self._main.start()
         if self._http is not None:
             await self._http.start(self._application(catalogue, limits))
