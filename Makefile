@@ -227,11 +227,23 @@ accuracy: setup peers-env ## What int8 and bf16 cost in exactness, beside anothe
 
 # --- Shipping ---------------------------------------------------------------------------------------------------
 
-.PHONY: image clean
+# The images' bases are build arguments: make image BASES="--build-arg RUNTIME=debian:trixie-slim"
+BASES ?=
+
+.PHONY: image image-cuda test-image bench-image clean
 image: ## The container image, for CPUs
-	$(DOCKER) build -f deploy/Dockerfile -t $(IMAGE) .
+	$(DOCKER) build -f deploy/Dockerfile $(BASES) -t $(IMAGE) .
+
+image-cuda: ## The container image for NVIDIA GPUs
+	$(DOCKER) build -f deploy/Dockerfile.cuda $(BASES) -t $(IMAGE)-cuda .
+
+test-image: setup ## The image built, run and asked, with no registry: needs root, debootstrap, buildah, podman, runc, go
+	$(BIN)/python -m pytest -c tests/image/pytest.ini --rootdir . tests/image $(ARGS)
+
+bench-image: setup ## The image's size, of what, and how soon it serves; needs what test-image does
+	$(BIN)/python -m benches.image $(ARGS)
 
 clean: ## Remove what these commands made
-	rm -rf $(VENV) .peers .clients tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
+	rm -rf $(VENV) .image .peers .clients tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
 	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	rm -f python/rerankd/_core*.so
