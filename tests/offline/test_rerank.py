@@ -1,0 +1,75 @@
+"""examples/ray: what Ray Data makes of a file is what a plain loop does; bad rows are their own errors."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from benches.offline import read
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "ray"))
+loop = importlib.import_module("loop")
+rerank = importlib.import_module("rerank")
+
+FACTS = ["Lima is the capital of Peru.", "A llama spits when it is annoyed.", "Cusco was the Inca capital."]
+GOOD = [{"query": f"capital of Peru, asked {at} times", "contexts": FACTS, "row": at} for at in range(40)]
+BAD = [
+    {"query": "", "contexts": FACTS, "row": 40},
+    {"query": "capital of Peru", "contexts": ["Lima.", ""], "row": 41},
+    {"query": None, "contexts": FACTS, "row": 42},
+    {"query": "capital of Peru", "contexts": None, "row": 43},
+    {"query": "capital of Peru", "contexts": [], "row": 44},
+]
+FLAGS = ["--actors=2", "--threads=1", "--batch-rows=8"]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(autouse=True)
+def _ended() -> Any:
+    yield
+    rerank.ray.shutdown()
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_it_is_what_a_plain_loop_gives_in_the_same_order(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", GOOD + BAD)
+    loop.main([source, str(tmp_path / "looped.jsonl"), "--threads=1", "--top-k=2"])
+    rerank.main([source, str(tmp_path / "ranked"), "--top-k=2", *FLAGS])
+    looped, ranked = read(tmp_path / "looped.jsonl"), read(tmp_path / "ranked")
+    assert ranked == looped
+    assert [row["row"] for row in ranked] == list(range(45))
+    assert [[each["id"] for each in row["ranking"]] for row in ranked[:40]] == [[0, 2]] * 40
+    assert [row["ranking"] for row in ranked[40:]] == [None, None, None, None, []]
+    fields = [row["error"].split()[0] for row in ranked[40:44]]
+    assert fields == ["query", "contexts[1].text", "query", "contexts"]
+
+
+def test_parquet_in_and_out_with_keys(tmp_path: Path) -> None:
+    contexts = [{"text": text, "key": f"k{at}" if at else None} for at, text in enumerate(FACTS)]
+    table = pyarrow.Table.from_pylist([{"query": "capital of Peru", "contexts": contexts}] * 3)
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    rerank.main([str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), "--actors=1"])
+    rows = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [[(each["id"], each["key"]) for each in row["ranking"]] for row in rows] == [
+        [(0, ""), (2, "k2"), (1, "k1")]
+    ] * 3
+
+
+def test_rows_without_contexts_are_refused_by_a_sentence(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"query": "capital of Peru", "documents": FACTS}])
+    with pytest.raises(SystemExit, match="its rows have no contexts"):
+        rerank.main([source, str(tmp_path / "out"), *FLAGS])
