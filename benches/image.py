@@ -9,7 +9,6 @@ import json
 import subprocess
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -41,28 +40,29 @@ def size(path: Path) -> float:
     return sum(each.lstat().st_size for each in path.rglob("*") if not each.is_dir()) / 1e6
 
 
-def packages(root: Path) -> Counter[str]:
+def packages(root: Path) -> dict[str, float]:
     """MB of each package, of ours by its parts; `root` holds the image's files."""
     (site,) = root.glob("opt/rerankd/lib/python3*/site-packages")
-    found: Counter[str] = Counter()
+    found: dict[str, float] = {}
     for each in site.iterdir():
         if each.name == "rerankd":
             parts = {part: size(each / part) for part in ("models", "_core.abi3.so")}
-            found |= Counter({f"rerankd/{part}": mb for part, mb in parts.items()})
+            found |= {f"rerankd/{part}": mb for part, mb in parts.items()}
             found["rerankd, the rest"] = size(each) - sum(parts.values())
         elif not each.name.endswith(".dist-info"):
             # numpy.libs is numpy's.
-            found[each.name.partition(".")[0]] += size(each)
+            name = each.name.partition(".")[0]
+            found[name] = found.get(name, 0.0) + size(each)
     return found
 
 
 def breakdown(store: Store, image: str) -> list[list[str]]:
     with store.mounted(image) as root:
         everything, environment = size(root), size(root / "opt/rerankd")
-        parts = packages(root)
+        parts = sorted(packages(root).items(), key=lambda part: part[1], reverse=True)[:PARTS]
     rows = [["Debian with Python", f"{everything - environment:.0f}"]]
-    rows += [[name, f"{mb:.0f}"] for name, mb in parts.most_common(PARTS)]
-    rest = environment - sum(mb for _, mb in parts.most_common(PARTS))
+    rows += [[name, f"{mb:.0f}"] for name, mb in parts]
+    rest = environment - sum(mb for _, mb in parts)
     return [*rows, ["other packages", f"{rest:.0f}"]]
 
 

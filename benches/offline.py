@@ -32,7 +32,7 @@ def write(path: Path, rows: int) -> None:
 
 
 def read(path: Path) -> list[Any]:
-    """The rows of a file, or of a directory's files in their order; fractions to as many digits as both have."""
+    """The rows of a file, or of a directory's files in their order; fractions to as many digits as both."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return [json.loads(line, parse_float=lambda digits: round(float(digits), DIGITS)) for line in lines]

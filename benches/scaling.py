@@ -106,8 +106,8 @@ def load(options: argparse.Namespace) -> tuple[str, bool]:
         rounds = [uvloop.run(adding(servers, questions, options.seconds)) for _ in range(options.rounds)]
         rate = LOAD * sorted(each[-1].rate for each in rounds)[options.rounds // 2]
         found = uvloop.run(spreading(servers, questions, rate, options.seconds))
-    header = ("replicas", "calls/s", "pairs/s", "to one", "the last one adds", "most to least calls")
-    body = report.table(header, replicas(rounds)) + "\n\n"
+    adds = ("replicas", "calls/s", "pairs/s", "to one", "the last one adds", "most to least calls")
+    body = report.table(adds, replicas(rounds)) + "\n\n"
     header = (
         *(
             f"{rate:.0f} calls/s to {REPLICAS} replicas",
