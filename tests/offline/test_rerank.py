@@ -18,8 +18,10 @@ loop = importlib.import_module("loop")
 rerank = importlib.import_module("rerank")
 
 FACTS = ["Lima is the capital of Peru.", "A llama spits when it is annoyed.", "Cusco was the Inca capital."]
-GOOD = [{"query": f"capital of Peru, asked {at} times", "contexts": FACTS, "row": at} for at in range(40)]
-BAD = [
+GOOD: list[dict[str, Any]] = [
+    {"query": f"capital of Peru, asked {at} times", "contexts": FACTS, "row": at} for at in range(40)
+]
+BAD: list[dict[str, Any]] = [
     {"query": "", "contexts": FACTS, "row": 40},
     {"query": "capital of Peru", "contexts": ["Lima.", ""], "row": 41},
     {"query": None, "contexts": FACTS, "row": 42},
