@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
 
-from benches.offline import read
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "ray"))
-loop = importlib.import_module("loop")
-rerank = importlib.import_module("rerank")
+from benches.offline import read, run
 
 FACTS = ["Lima is the capital of Peru.", "A llama spits when it is annoyed.", "Cusco was the Inca capital."]
 GOOD: list[dict[str, Any]] = [
@@ -31,26 +25,15 @@ BAD: list[dict[str, Any]] = [
 FLAGS = ["--actors=2", "--threads=1", "--batch-rows=8"]
 
 
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-
-
-@pytest.fixture(autouse=True)
-def _ended() -> Any:
-    yield
-    rerank.ray.shutdown()
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return path
 
 
 def test_it_is_what_a_plain_loop_gives_in_the_same_order(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", GOOD + BAD)
-    loop.main([source, str(tmp_path / "looped.jsonl"), "--threads=1", "--top-k=2"])
-    rerank.main([source, str(tmp_path / "ranked"), "--top-k=2", *FLAGS])
+    run("loop.py", source, tmp_path / "looped.jsonl", ["--threads=1", "--top-k=2"])
+    run("rerank.py", source, tmp_path / "ranked", ["--top-k=2", *FLAGS])
     looped, ranked = read(tmp_path / "looped.jsonl"), read(tmp_path / "ranked")
     assert ranked == looped
     assert [row["row"] for row in ranked] == list(range(45))
@@ -64,7 +47,7 @@ def test_parquet_in_and_out_with_keys(tmp_path: Path) -> None:
     contexts = [{"text": text, "key": f"k{at}" if at else None} for at, text in enumerate(FACTS)]
     table = pyarrow.Table.from_pylist([{"query": "capital of Peru", "contexts": contexts}] * 3)
     pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
-    rerank.main([str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), "--actors=1"])
+    run("rerank.py", tmp_path / "in.parquet", tmp_path / "out.parquet", ["--actors=1"])
     rows = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
     assert [[(each["id"], each["key"]) for each in row["ranking"]] for row in rows] == [
         [(0, ""), (2, "k2"), (1, "k1")]
@@ -74,4 +57,4 @@ def test_parquet_in_and_out_with_keys(tmp_path: Path) -> None:
 def test_rows_without_contexts_are_refused_by_a_sentence(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [{"query": "capital of Peru", "documents": FACTS}])
     with pytest.raises(SystemExit, match="its rows have no contexts"):
-        rerank.main([source, str(tmp_path / "out"), *FLAGS])
+        run("rerank.py", source, tmp_path / "out", FLAGS)
