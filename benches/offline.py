@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from benches import questions, report
 from benches.questions import CONTEXTS
 
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "examples" / "ray"
-# After the point; pandas, which writes JSON for Ray, can do no more than one more.
-DIGITS: Final = 14
 QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
 
@@ -32,10 +32,11 @@ def write(path: Path, rows: int) -> None:
 
 
 def read(path: Path) -> list[Any]:
-    """The rows of a file, or of a directory's files in their order; fractions to as many digits as both."""
+    """The rows of a file, or of a directory's files in their order. Scores are f32, and read as such: pandas,
+    which writes JSON for Ray, leaves out the last digits of what they are as f64."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    return [json.loads(line, parse_float=lambda digits: round(float(digits), DIGITS)) for line in lines]
+    return [json.loads(line, parse_float=lambda digits: float(np.float32(digits))) for line in lines]
 
 
 def run(program: str, source: Path, target: Path, flags: Sequence[str]) -> float:

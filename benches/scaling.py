@@ -24,7 +24,7 @@ from benches.traffic import CONTEXTS, Account, Draw, Question, ask, known
 
 REPLICAS: Final = 3
 CLIENTS: Final = 8
-"""As many pods that ask, each with its own connections."""
+"""That know nothing of each other, but that in one process channels to one address share a connection."""
 CORES: Final = 0.4
 """What each server has of the CPU."""
 PERIOD: Final = 0.02
@@ -38,6 +38,8 @@ BAR: Final = 1.10
 # The arrival of a third server.
 RATE: Final = 3.0
 """Calls a second of each client."""
+OWN: Final = [("grpc.use_local_subchannel_pool", 1)]
+"""For clients whose connections are their own, and so end at times of their own, as other processes' do."""
 PATIENCE: Final = 450.0
 """Seconds: longer than any connection lasts."""
 FLAGS: Final = ("--http=", "--drain-seconds=0")
@@ -140,7 +142,7 @@ async def arriving(servers: Sequence[Process], names: Names) -> tuple[float, flo
     """Seconds from when the last server serves, and has its name, to its first call, to half of its fair part
     of them, and to nine tenths."""
     questions = await asyncio.to_thread(known)
-    clients = [AsyncClient(names.target(servers[0].port)) for _ in range(CLIENTS)]
+    clients = [AsyncClient(names.target(servers[0].port), options=OWN) for _ in range(CLIENTS)]
     asking = [asyncio.create_task(keep_asking(client, questions, at)) for at, client in enumerate(clients)]
     await asyncio.sleep(10)
     late = servers[-1]
