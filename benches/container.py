@@ -24,6 +24,8 @@ _RUNTIME: Final = "localhost/rerankd-runtime:base"
 _BUILDER: Final = "localhost/rerankd-builder:base"
 _PATH: Final = "PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _AUTHORITIES: Final = "/etc/ssl/certs/ca-certificates.crt"
+ENOUGH: Final = 4096
+"""Open files, and processes, of a container."""
 _MOUNTED: Final = "/etc/build-authorities.crt"
 # What images of Debian made for containers leave out, and tell dpkg to.
 _UNREAD: Final = ("doc", "man", "info", "locale")
@@ -79,8 +81,8 @@ class Store:
         """
         name = f"rerankd-{os.getpid()}"
         # podman's own limits are more than some machines may give.
-        limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-        values = {limit: max(resource.getrlimit(kind)[1], -1) for limit, kind in limits.items()}
+        limits = ("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)
+        values = {limit: _at_most(ENOUGH, resource.getrlimit(kind)[1]) for limit, kind in limits}
         try:
             yield self.podman(
                 *("run", "--rm", f"--name={name}", "--pull=never", "--network=host"),
@@ -110,6 +112,10 @@ class Store:
             container = self.buildah("from", "scratch")
             self.buildah("add", "--quiet", container, directory, "/")
             self.buildah("commit", "--quiet", "--rm", container, _RUNTIME)
+
+
+def _at_most(most: int, limit: int) -> int:
+    return most if limit == resource.RLIM_INFINITY else min(most, limit)
 
 
 def debian(directory: Path) -> None:
