@@ -123,6 +123,23 @@ screenshot: setup .clients/current/.made ## Take docs/playground.png anew
 interop: setup ## Build examples/ in every language whose tools are there; each against servers in every condition
 	$(BIN)/python -m pytest -c tests/interop/pytest.ini tests/interop $(ARGS)
 
+# --- Offline, on Ray --------------------------------------------------------------------------------------------
+
+.ray/.made: examples/ray/requirements.txt requirements/dev.lock | $(VENV)/.core
+	$(BIN)/python -m venv .ray
+	.ray/bin/python -m pip install --quiet -c requirements/dev.lock pip pytest pytest-timeout -r examples/ray/requirements.txt
+	env -u CONDA_PREFIX VIRTUAL_ENV="$(CURDIR)/.ray" $(BIN)/maturin develop $(CARGO_FLAGS)
+	@touch $@
+
+.PHONY: ray-env test-offline bench-offline
+ray-env: setup .ray/.made ## Install Ray, 0.5 GB, in .ray
+
+test-offline: ray-env ## examples/ray against a plain loop, on a Ray of its own
+	.ray/bin/python -m pytest -c tests/offline/pytest.ini --rootdir . --confcutdir tests/offline tests/offline $(ARGS)
+
+bench-offline: ray-env ## A large file reranked on Ray Data, and in a plain loop
+	.ray/bin/python -m benches.offline $(ARGS)
+
 # --- Checking ---------------------------------------------------------------------------------------------------
 
 .PHONY: lint lint-python lint-rust lint-proto proto-check lock-check
@@ -185,7 +202,7 @@ lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="py
 # --- Measuring --------------------------------------------------------------------------------------------------
 
 .PHONY: bench bench-server bench-observer bench-serving bench-http bench-peak bench-memory bench-kernels peers-env peers accuracy
-.PHONY: soak fuzz chaos rolling
+.PHONY: soak fuzz chaos rolling bench-scaling
 bench: setup ## The engine's throughput on synthetic checkpoints of real shapes
 	$(BIN)/python -m benches.engine $(ARGS)
 
@@ -213,6 +230,9 @@ chaos: setup ## Servers frozen, killed, starved, with new certificates, with rea
 rolling: setup ## Two servers restarted in turn, 20 times, under load: no call may fail
 	$(BIN)/python -m benches.rolling $(ARGS)
 
+bench-scaling: setup ## Several servers: how calls spread, what one more adds, how soon it is asked
+	$(BIN)/python -m benches.scaling $(ARGS)
+
 bench-peak: setup ## Memory under the worst that is let in, beside what was predicted
 	$(BIN)/python -m benches.peak $(ARGS)
 
@@ -233,12 +253,24 @@ accuracy: setup peers-env ## What int8 and bf16 cost in exactness, beside anothe
 
 # --- Shipping ---------------------------------------------------------------------------------------------------
 
-.PHONY: image clean
+# The images' bases are build arguments: make image BASES="--build-arg RUNTIME=debian:trixie-slim"
+BASES ?=
+
+.PHONY: image image-cuda test-image bench-image clean
 image: ## The container image, for CPUs
-	$(DOCKER) build -f deploy/Dockerfile -t $(IMAGE) .
+	$(DOCKER) build -f deploy/Dockerfile $(BASES) -t $(IMAGE) .
+
+image-cuda: ## The container image for NVIDIA GPUs
+	$(DOCKER) build -f deploy/Dockerfile.cuda $(BASES) -t $(IMAGE)-cuda .
+
+test-image: setup ## The image built, run and asked, with no registry: needs root, debootstrap, buildah, podman, runc, go
+	$(BIN)/python -m pytest -c tests/image/pytest.ini --rootdir . tests/image $(ARGS)
+
+bench-image: setup ## The image's size, of what, and how soon it serves; needs what test-image does
+	$(BIN)/python -m benches.image $(ARGS)
 
 clean: ## Remove what these commands made
-	rm -rf $(VENV) .peers .clients .interop tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
+	rm -rf $(VENV) .image .ray .peers .clients .interop tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
 	for each in examples/*/Makefile; do $(MAKE) --no-print-directory -s -C "$$(dirname "$$each")" clean; done
 	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	rm -f python/rerankd/_core*.so

@@ -17,8 +17,9 @@ import uvloop
 from rerankd import AsyncClient
 
 from benches import report, stalled
-from benches.faults import BOUND, PAUSE, QUOTA, Authority, Blow, kill, may_starve, pause, starve
+from benches.faults import BOUND, PAUSE, QUOTA, Authority, Blow, kill, pause, starve
 from benches.process import Process
+from benches.quota import may_limit
 from benches.traffic import Account, Draw, Held, Question, closed_loop, known
 
 WORKERS: Final = 6
@@ -71,7 +72,7 @@ def faults(threads: int, times: int, questions: Sequence[Question]) -> tuple[lis
             ("SIGKILL of one of two, and a new start", kill, 2, (), {}),
             ("a new certificate, one server", authority.swap, 1, authority.flags, {"ca": str(authority.ca)}),
         ]
-        if may_starve():
+        if may_limit():
             cases.append((f"{QUOTA:.0%} of a core for {PAUSE:g} s, one server", starve, 1, (), {}))
         for name, fault, count, flags, tls in cases:
             with ExitStack() as stack:
@@ -109,7 +110,7 @@ def main() -> None:
             "of streams; promised: failed or answered once, none twice or wrong, back within "
             f"{BOUND:g} s; {report.load()}."
         )
-        if not may_starve():
+        if not may_limit():
             note += " The quota cut is left out: this system's cgroups can't be written."
         rows, kept = faults(options.threads, options.times, known())
         bodies["Chaos: faults"] = report.table(HEADER, rows) + "\n\n" + note

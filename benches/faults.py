@@ -1,12 +1,9 @@
 """What befalls a server: each fault does its harm, says what it saw, and leaves the server serving."""
 
 import asyncio
-import os
 import signal
 import ssl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +11,7 @@ from typing import Final
 import trustme
 
 from benches.process import Process
+from benches.quota import quota
 
 PAUSE: Final = 5.0
 """Seconds for which a server is frozen, or starved."""
@@ -23,9 +21,6 @@ QUOTA: Final = 0.05
 """Of one core, what a starved server is left."""
 BOUND: Final = 10.0
 """Seconds within which all is to be well again."""
-
-_CGROUP: Final = Path("/sys/fs/cgroup/cpu/rerankd-chaos")
-_PERIOD: Final = 100_000
 
 
 @dataclass(frozen=True)
@@ -62,35 +57,14 @@ async def kill(server: Process) -> Blow:
 
 async def starve(server: Process) -> Blow:
     """Leaves it next to none of the CPU for a while."""
-    with _cgroup() as group:
-        (group / "cgroup.procs").write_text(str(server.pid))
-        (group / "cpu.cfs_period_us").write_text(str(_PERIOD))
-        (group / "cpu.cfs_quota_us").write_text(str(round(QUOTA * _PERIOD)))
+    with quota("rerankd-chaos") as group:
+        group.add(server.pid)
+        group.limit(QUOTA)
         await asyncio.sleep(PAUSE)
-        (group / "cpu.cfs_quota_us").write_text("-1")
+        group.lift()
         since = time.monotonic()
-        throttled = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())[
-            "nr_throttled"
-        ]
-        (_CGROUP.parent / "cgroup.procs").write_text(str(server.pid))
+        throttled = group.throttled()
     return Blow(since, f"throttled {throttled} times")
-
-
-@contextmanager
-def _cgroup() -> Iterator[Path]:
-    _CGROUP.mkdir()
-    try:
-        yield _CGROUP
-    finally:
-        _CGROUP.rmdir()
-
-
-def may_starve() -> bool:
-    """Whether this process may make a cgroup that limits the CPU: by version 1, as this is written for."""
-    return (
-        os.access(_CGROUP.parent / "cgroup.procs", os.W_OK)
-        and (_CGROUP.parent / "cpu.cfs_quota_us").parent.is_dir()
-    )
 
 
 class Authority:

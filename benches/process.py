@@ -8,15 +8,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from benches.server import PATIENCE, serving
 
+SERVE: Final = (sys.executable, "-m", "rerankd", "serve")
 # Below what systems take ports from for connections: one of a client's own must not sit on the port of a
 # server that is away for a moment. Each process begins elsewhere: of two benches that began together one had
 # asked the other's server.
@@ -38,13 +40,25 @@ def fixed_port() -> int:
 
 
 class Process:
-    """A server of mini-en on ports of its own, which it keeps. A context manager: inside, it serves."""
+    """A server of mini-en on ports of its own, which it keeps. A context manager: inside, it serves.
 
-    def __init__(self, threads: int, *flags: str) -> None:
-        self.port, self.health, self._metrics = fixed_port(), fixed_port(), fixed_port()
+    program: what serves, and passes on its signals and its exit code; flags are added to it.
+    host, port: where it serves gRPC; without a port, on one of its own.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        *flags: str,
+        program: Sequence[str] = SERVE,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+    ) -> None:
+        self._host, self.port = host, fixed_port() if port is None else port
+        self.health, self._metrics = fixed_port(), fixed_port()
         self.http = fixed_port()
-        self._command = [sys.executable, "-m", "rerankd", "serve", f"--threads={threads}"]
-        self._command += [f"--grpc=127.0.0.1:{self.port}", f"--health=127.0.0.1:{self.health}"]
+        self._command = [*program, f"--threads={threads}"]
+        self._command += [f"--grpc={host}:{self.port}", f"--health=127.0.0.1:{self.health}"]
         self._command += [f"--http=127.0.0.1:{self.http}"]
         self._command += [f"--metrics=127.0.0.1:{self._metrics}", *flags]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
@@ -52,7 +66,7 @@ class Process:
 
     @property
     def target(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self._host}:{self.port}"
 
     @property
     def pid(self) -> int:

@@ -118,7 +118,7 @@ def test_what_the_image_copies_is_in_its_context() -> None:
 
 
 def test_the_image_builds_with_a_toolchain_that_the_crate_accepts() -> None:
-    (rust,) = re.findall(r"^ARG RUST=(\d+)\.(\d+)", DOCKERFILE, re.MULTILINE)
+    (rust,) = re.findall(r"^ARG BUILDER=rust:(\d+)\.(\d+)", DOCKERFILE, re.MULTILINE)
     (needed,) = re.findall(
         r'^rust-version = "(\d+)\.(\d+)"', (ROOT / "Cargo.toml").read_text("utf-8"), re.MULTILINE
     )

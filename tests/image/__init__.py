@@ -1,0 +1,1 @@
+"""The container image and its neighbours, for real: `make test-image`."""

@@ -1,0 +1,1 @@
+"""examples/ray on a Ray of its own: `make test-offline`."""
