@@ -117,6 +117,52 @@ clients-lock: .clients/uv/.made ## Resolve requirements/clients/*.lock and the n
 screenshot: setup .clients/current/.made ## Take docs/playground.png anew
 	cd tests && ../.clients/current/bin/python -m clients.browser --server-python ../$(BIN)/python ../docs/playground.png
 
+# --- The chart --------------------------------------------------------------------------------------------------
+
+# Programs of other projects, built from their Go modules at the versions of tests/deploy/go/*/go.mod.
+CHART_TOOLS := $(addprefix .deploy/bin/,helm helm-docs helm-unittest kubeconform kube-score)
+CLUSTER_TOOLS := $(addprefix .deploy/bin/,etcd kube-apiserver kube-controller-manager kube-scheduler kwok)
+GO_BUILD = cd tests/deploy/go/$(1) && go build -ldflags="-s -w" -o "$(CURDIR)/$@" $(2)
+
+.PHONY: need-go chart-tools cluster-tools chart chart-kinds test-chart test-cluster
+need-go:
+	@command -v go >/dev/null || { echo "There is no go; install Go 1.26 or later." >&2; exit 1; }
+
+.deploy/bin/helm: tests/deploy/go/helm/go.sum | need-go
+	$(call GO_BUILD,helm,helm.sh/helm/v4/cmd/helm)
+.deploy/bin/helm-docs: tests/deploy/go/helm/go.sum | need-go
+	$(call GO_BUILD,helm,github.com/norwoodj/helm-docs/cmd/helm-docs)
+.deploy/bin/helm-unittest: tests/deploy/go/helm/go.sum | need-go
+	$(call GO_BUILD,helm,github.com/helm-unittest/helm-unittest/cmd/helm-unittest)
+.deploy/bin/kubeconform: tests/deploy/go/helm/go.sum | need-go
+	$(call GO_BUILD,helm,github.com/yannh/kubeconform/cmd/kubeconform)
+.deploy/bin/kube-score: tests/deploy/go/score/go.sum | need-go
+	$(call GO_BUILD,score,github.com/zegl/kube-score/cmd/kube-score)
+.deploy/bin/etcd: tests/deploy/go/cluster/go.sum | need-go
+	$(call GO_BUILD,cluster,go.etcd.io/etcd/server/v3)
+.deploy/bin/kwok: tests/deploy/go/cluster/go.sum | need-go
+	$(call GO_BUILD,cluster,sigs.k8s.io/kwok/cmd/kwok)
+.deploy/bin/kube-%: tests/deploy/go/cluster/go.sum | need-go
+	$(call GO_BUILD,cluster,k8s.io/kubernetes/cmd/kube-$*)
+
+chart-tools: $(CHART_TOOLS) ## Build helm and what judges charts, in .deploy
+
+cluster-tools: .deploy/bin/helm $(CLUSTER_TOOLS) ## Build a Kubernetes control plane, in .deploy
+
+test-chart: setup chart-tools ## The Helm chart: helm lint, helm-unittest, kubeconform, kube-score
+	$(BIN)/python -m pytest -c tests/deploy/pytest.ini tests/deploy/chart $(ARGS)
+
+test-cluster: setup cluster-tools ## The chart on a real kube-apiserver and etcd: every scenario taken, a rollout, an eviction, an HPA
+	$(BIN)/python -m pytest -c tests/deploy/pytest.ini tests/deploy/cluster $(ARGS)
+
+chart: setup chart-tools ## Write what is made of the chart: its schema's settings, its README, deploy/kubernetes.yaml
+	cd tests && ../$(BIN)/python -m deploy.make_schema
+	.deploy/bin/helm-docs --chart-search-root deploy/helm --log-level warning
+	cd tests && ../$(BIN)/python -m deploy.make_manifest > ../deploy/kubernetes.yaml
+
+chart-kinds: setup need-go ## Make tests/deploy/kinds and crds anew, from the Go modules that make_kinds.py names
+	cd tests && ../$(BIN)/python -m deploy.make_kinds
+
 # --- Checking ---------------------------------------------------------------------------------------------------
 
 .PHONY: lint lint-python lint-rust lint-proto proto-check lock-check
@@ -232,6 +278,6 @@ image: ## The container image, for CPUs
 	$(DOCKER) build -f deploy/Dockerfile -t $(IMAGE) .
 
 clean: ## Remove what these commands made
-	rm -rf $(VENV) .peers .clients tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
+	rm -rf $(VENV) .peers .clients .deploy tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
 	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	rm -f python/rerankd/_core*.so
