@@ -1,6 +1,6 @@
 """Makes kinds/ and crds/: schemas of the kinds that the chart makes, and other projects' kinds as CRDs.
 
-    make chart-kinds
+Run by `make chart-kinds`.
 
 They come out of the projects' own Go modules, at the versions below, which `go` downloads and checks by the
 checksum database. Descriptions are left out: nobody is to read them here, and they are nine tenths of it.

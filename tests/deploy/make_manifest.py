@@ -1,6 +1,6 @@
 """Prints deploy/kubernetes.yaml: what the chart makes, for those who have no Helm.
 
-make chart
+Run by `make chart`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from deploy.scenarios import CHART, RELEASE, SCENARIOS, run
 
 HEADER: Final = """\
 # rerankd on Kubernetes 1.30 or later: kubectl apply -f deploy/kubernetes.yaml
-# Made from deploy/helm/rerankd by `make chart`. Passes Pod Security `restricted`. Edit the image, the model and
-# the resources; docs/deploy.md says how.
+# Made from deploy/helm/rerankd by `make chart`. Passes Pod Security `restricted`. Edit the image, the models
+# and the resources; docs/deploy.md says how.
 """
 
 

@@ -1,6 +1,6 @@
 """Fills the chart's values.schema.json: its `settings` are the server's that have no value of their own.
 
-make chart
+Run by `make chart`.
 """
 
 from __future__ import annotations
