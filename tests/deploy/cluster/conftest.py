@@ -62,7 +62,6 @@ def restricted(api: Api) -> Callable[[str], str]:
 
 
 def node(name: str, zone: str) -> dict[str, Any]:
-    room = {"cpu": "16", "memory": "64Gi", "pods": "110"}
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -76,7 +75,6 @@ def node(name: str, zone: str) -> dict[str, Any]:
                 "topology.kubernetes.io/zone": zone,
             },
         },
-        "status": {"allocatable": room, "capacity": room},
     }
 
 

@@ -24,6 +24,16 @@ from deploy.scenarios import TOOLS
 PATIENCE: Final = 300
 """Seconds for whatever is waited for: the machine may be busy with more than this."""
 
+STAGES: Final = Path(__file__).with_name("stages.yaml")
+CONTROLLERS: Final = (
+    "deployment-controller",
+    "disruption-controller",
+    "endpointslice-controller",
+    "horizontal-pod-autoscaler-controller",
+    "replicaset-controller",
+    "serviceaccount-controller",
+)
+
 
 class EndedError(AssertionError):
     """A program that ended, and the end of what it logged."""
@@ -127,6 +137,8 @@ def api_server(folder: Path) -> Iterator[Api]:
             f"--tls-private-key-file={folder}/server.key",
             f"--token-auth-file={folder}/tokens.csv",
             "--authorization-mode=RBAC",
+            # Nodes would wait for one more controller, which watches kubelets that are not there.
+            "--disable-admission-plugins=TaintNodesByCondition",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={folder}/server.key",
@@ -161,7 +173,7 @@ def acting(folder: Path) -> Iterator[None]:
                 f"--kubeconfig={config}",
                 "--leader-elect=false",
                 "--secure-port=0",
-                "--use-service-account-credentials=false",
+                f"--controllers={','.join(CONTROLLERS)}",
                 "--horizontal-pod-autoscaler-sync-period=2s",
                 # Pods here are ready at once, and their load is what a test says.
                 "--horizontal-pod-autoscaler-cpu-initialization-period=1s",
@@ -170,7 +182,7 @@ def acting(folder: Path) -> Iterator[None]:
             Program(
                 folder, "kube-scheduler", f"--kubeconfig={config}", "--leader-elect=false", "--secure-port=0"
             ),
-            Program(folder, "kwok", f"--kubeconfig={config}", "--manage-all-nodes=true", "--server-address="),
+            Program(folder, "kwok", f"--kubeconfig={config}", f"--config={STAGES}", "--manage-all-nodes"),
         ]
         for program in programs:
             stack.callback(program.stop)

@@ -54,7 +54,7 @@ limits:
   securityContext:
     {{- include "rerankd.containerSecurity" . | nindent 4 }}
   volumeMounts:
-    - name: tmp
+    - name: fetch-tmp
       mountPath: /tmp
     - name: models
       mountPath: /models

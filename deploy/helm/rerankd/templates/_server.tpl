@@ -108,23 +108,27 @@
 - name: models
   emptyDir:
     sizeLimit: {{ .fetch.sizeLimit }}
+# Its command's own /tmp, for downloads are kept there on their way.
+- name: fetch-tmp
+  emptyDir:
+    sizeLimit: {{ .fetch.sizeLimit }}
 {{- end }}
 {{- end }}
 {{- with .Values.tls.secretName }}
-{{ include "rerankd.secret" (list "tls" .) }}
+{{ include "rerankd.secret" (list $ "tls" .) }}
 {{- end }}
 {{- with .Values.tls.clientCA.secretName }}
-{{ include "rerankd.secret" (list "client-ca" .) }}
+{{ include "rerankd.secret" (list $ "client-ca" .) }}
 {{- end }}
 {{- with .Values.tokens.secretName }}
-{{ include "rerankd.secret" (list "tokens" .) }}
+{{ include "rerankd.secret" (list $ "tokens" .) }}
 {{- end }}
 {{- end }}
 
 {{- define "rerankd.secret" -}}
-- name: {{ index . 0 }}
+- name: {{ index . 1 }}
   secret:
-    secretName: {{ index . 1 }}
-    # For the group, which is podSecurityContext.fsGroup.
-    defaultMode: 0440
+    secretName: {{ index . 2 }}
+    # The files are root's, and the group's where there is an fsGroup.
+    defaultMode: {{ if (index . 0).Values.podSecurityContext.fsGroup }}0440{{ else }}0444{{ end }}
 {{- end }}
