@@ -155,8 +155,7 @@ test-chart: setup chart-tools ## The Helm chart: helm lint, helm-unittest, kubec
 test-cluster: setup cluster-tools ## The chart on a real kube-apiserver and etcd: every scenario taken, a rollout, an eviction, an HPA
 	$(BIN)/python -m pytest -c tests/deploy/pytest.ini tests/deploy/cluster $(ARGS)
 
-chart: setup chart-tools ## Write what is made of the chart: its schema's settings, its README, deploy/kubernetes.yaml
-	cd tests && ../$(BIN)/python -m deploy.make_schema
+chart: setup chart-tools ## Write what is made from the chart: its README, deploy/kubernetes.yaml
 	.deploy/bin/helm-docs --chart-search-root deploy/helm --log-level warning
 	cd tests && ../$(BIN)/python -m deploy.make_manifest > ../deploy/kubernetes.yaml
 
@@ -215,8 +214,9 @@ proto: $(PROTO_BIN)/.made ## Make the stubs in python/rerankd/v1 and python/rera
 proto-image: $(VENV)/.deps ## Accept the .proto as it is: what buf breaking compares with from now on
 	$(BIN)/buf build --exclude-source-info -o proto/image.binpb
 
-docs: setup ## Write docs/settings.md from settings.py
+docs: setup ## Write docs/settings.md, and the settings that the Helm chart knows, from settings.py
 	$(BIN)/python -m rerankd.settings > docs/settings.md
+	cd tests && ../$(BIN)/python -m deploy.make_schema
 
 PYTHONS := $(BIN)/python
 lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="python3.10 python3.11 ..."

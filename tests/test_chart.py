@@ -45,7 +45,7 @@ def objects(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 def test_the_schema_has_the_servers_settings() -> None:
     text = make_schema.SCHEMA.read_text("utf-8")
-    assert make_schema.filled(text) == text, "run make chart"
+    assert make_schema.filled(text) == text, "run make docs"
 
 
 def test_the_charts_settings_are_a_part_of_the_servers() -> None:

@@ -1,6 +1,6 @@
 """Fills the chart's values.schema.json: its `settings` are the server's that have no value of their own.
 
-Run by `make chart`.
+Run by `make docs`.
 """
 
 from __future__ import annotations
