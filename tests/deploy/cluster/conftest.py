@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.cluster import processes
-from deploy.cluster.api import Api, until
+from deploy.cluster.api import Api, RefusedError, until
 from deploy.make_kinds import CRDS
 
 ZONES = ("north", "south", "west")
@@ -85,4 +85,10 @@ def condition(document: dict[str, Any], name: str) -> bool:
 
 def _established(api: Api, name: str) -> bool:
     path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
-    return condition(api.get(path), "Established")
+    definition = api.get(path)
+    spec = definition["spec"]
+    try:
+        api.get(f"/apis/{spec['group']}/{spec['versions'][0]['name']}")
+    except RefusedError:
+        return False
+    return condition(definition, "Established")

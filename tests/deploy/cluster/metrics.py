@@ -27,7 +27,13 @@ def served(api: Api, folder: Path, usage: Callable[[str], dict[str, int]]) -> It
         def do_GET(self) -> None:
             path = urllib.parse.urlsplit(self.path).path
             parts = path.strip("/").split("/")
-            found = pod_metrics(usage(parts[4])) if parts[-1] == "pods" and len(parts) == 6 else RESOURCES
+            if path == f"/apis/{VERSION}":
+                found = RESOURCES
+            elif path.startswith(f"/apis/{VERSION}/namespaces/") and parts[5:] == ["pods"]:
+                found = pod_metrics(usage(parts[4]))
+            else:
+                self.send_error(404)
+                return
             body = json.dumps(found).encode()
             self.send_response(200)
             self.send_header("content-type", "application/json")

@@ -13,24 +13,26 @@ from deploy.cluster.deployed import rendered
 from deploy.scenarios import ROOT, SCENARIOS
 
 
-def pod_of(deployment: dict[str, Any], account: str) -> dict[str, Any]:
-    """A pod as the Deployment's controllers would make it, for an account that is there."""
+def pod_of(deployment: dict[str, Any]) -> dict[str, Any]:
+    """A pod as the Deployment's controllers would make it."""
     template = deployment["spec"]["template"]
     metadata = {**template["metadata"], "name": "rerankd-0", "namespace": deployment["metadata"]["namespace"]}
-    spec = {**template["spec"], "serviceAccountName": account}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 
-def default_account(api: Api, namespace: str) -> None:
-    """Makes what controllers would."""
-    metadata = {"name": "default", "namespace": namespace}
-    api.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+def the(kind: str, documents: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = (each for each in documents if each["kind"] == kind)
+    return found
 
 
 @pytest.fixture
 def namespace(api: Api, restricted: Callable[[str], str], request: pytest.FixtureRequest) -> str:
+    """A namespace of the scenario's, with what a cluster would have for it."""
     name = restricted(f"accepted-{request.node.callspec.params['scenario']}")
-    default_account(api, name)
+    metadata = {"name": "default", "namespace": name}
+    api.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "nvidia"}
+    api.apply({**runtime, "metadata": {"name": "nvidia"}})
     return name
 
 
@@ -43,8 +45,8 @@ def test_every_scenario(api: Api, namespace: str, scenario: str) -> None:
             applied = api.apply(document)
             assert applied.warnings == []
         assert applied.object["metadata"].get("generation", 1) == 1
-    (deployment,) = (each for each in documents if each["kind"] == "Deployment")
-    api.apply(pod_of(deployment, "default"))
+    # What is enforced is enforced on pods.
+    api.apply(pod_of(the("Deployment", documents)))
 
 
 def test_the_plain_manifest(api: Api, restricted: Callable[[str], str]) -> None:
@@ -56,19 +58,13 @@ def test_the_plain_manifest(api: Api, restricted: Callable[[str], str]) -> None:
 
 
 def test_a_pod_that_is_not_restricted_is_refused(api: Api, restricted: Callable[[str], str]) -> None:
-    namespace = restricted("negative")
-    api.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"name": "default", "namespace": namespace},
-        }
-    )
-    (deployment,) = (each for each in rendered("default", namespace) if each["kind"] == "Deployment")
+    documents = rendered("default", restricted("negative"))
+    api.apply(the("ServiceAccount", documents))
+    deployment = the("Deployment", documents)
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     container["securityContext"]["allowPrivilegeEscalation"] = True
     with pytest.raises(RefusedError, match="violates PodSecurity") as refused:
-        api.apply(pod_of(deployment, "default"))
+        api.apply(pod_of(deployment))
     assert refused.value.code == 403
     assert "allowPrivilegeEscalation" in refused.value.message
     # The Deployment is taken, for its pods are what is refused; but not without a warning.
@@ -77,9 +73,7 @@ def test_a_pod_that_is_not_restricted_is_refused(api: Api, restricted: Callable[
 
 
 def test_a_key_that_no_kind_has_is_refused(api: Api, restricted: Callable[[str], str]) -> None:
-    (deployment,) = (
-        each for each in rendered("default", restricted("unknown")) if each["kind"] == "Deployment"
-    )
+    deployment = the("Deployment", rendered("default", restricted("unknown")))
     deployment["spec"]["template"]["spec"]["terminationGraceSeconds"] = 60
     with pytest.raises(RefusedError, match="terminationGraceSeconds"):
         api.apply(deployment)

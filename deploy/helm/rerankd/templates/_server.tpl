@@ -27,7 +27,7 @@
 {{- end }}
 {{- if $models }}{{ $_ := set $all "model" (join "," $models) }}{{ end }}
 {{- if $aliases }}{{ $_ := set $all "alias" (join "," $aliases) }}{{ end }}
-{{- if .Values.gpu.count }}{{ $_ := set $all "device" "cuda" }}{{ end }}
+{{- if gt (int .Values.gpu.count) 0 }}{{ $_ := set $all "device" "cuda" }}{{ end }}
 {{- if not .Values.resources.cpuLimit }}{{ $_ := set $all "threads" (include "rerankd.text" .Values.resources.cpu) }}{{ end }}
 {{- if not .Values.http.enabled }}{{ $_ := set $all "http" "" }}{{ end }}
 {{- with .Values.tls }}
