@@ -23,10 +23,14 @@ def made() -> str:
     done = run("helm", "template", RELEASE, str(CHART), "--skip-tests", "--values", str(SCENARIOS["plain"]))
     if done.returncode:
         raise SystemExit(done.stdout)
+    # Blank lines come of how Helm joins documents.
     kept = [
         line
         for line in done.stdout.splitlines()
-        if not re.match(r"# Source: | *(helm\.sh/chart|app\.kubernetes\.io/managed-by): |  namespace: ", line)
+        if line
+        and not re.match(
+            r"# Source: | *(helm\.sh/chart|app\.kubernetes\.io/managed-by): |  namespace: ", line
+        )
     ]
     return HEADER + "\n".join(kept).removeprefix("---\n") + "\n"
 
