@@ -16,6 +16,7 @@ HEADER: Final = """\
 # Made from deploy/helm/rerankd by `make chart`. Passes Pod Security `restricted`. Edit the image, the models
 # and the resources; docs/deploy.md says how.
 """
+LEFT_OUT: Final = re.compile(r"# Source: | *(helm\.sh/chart|app\.kubernetes\.io/managed-by): |  namespace: ")
 
 
 def made() -> str:
@@ -24,14 +25,7 @@ def made() -> str:
     if done.returncode:
         raise SystemExit(done.stdout)
     # Blank lines come of how Helm joins documents.
-    kept = [
-        line
-        for line in done.stdout.splitlines()
-        if line
-        and not re.match(
-            r"# Source: | *(helm\.sh/chart|app\.kubernetes\.io/managed-by): |  namespace: ", line
-        )
-    ]
+    kept = [line for line in done.stdout.splitlines() if line and not LEFT_OUT.match(line)]
     return HEADER + "\n".join(kept).removeprefix("---\n") + "\n"
 
 
