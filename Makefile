@@ -140,6 +140,51 @@ test-offline: ray-env ## examples/ray against a plain loop, on a Ray of its own
 bench-offline: ray-env ## A large file reranked on Ray Data, and in a plain loop
 	.ray/bin/python -m benches.offline $(ARGS)
 
+# --- The chart --------------------------------------------------------------------------------------------------
+
+# Programs of other projects, built from their Go modules at the versions of tests/deploy/go/*/go.mod.
+CHART_TOOLS := $(addprefix .deploy/bin/,helm helm-docs helm-unittest kubeconform kube-score)
+CLUSTER_TOOLS := $(addprefix .deploy/bin/,etcd kube-apiserver kube-controller-manager kube-scheduler kwok)
+GO_BUILD = cd tests/deploy/go/$(1) && go build -ldflags="-s -w" -o "$(CURDIR)/$@" $(2)
+
+.PHONY: need-go chart-tools cluster-tools chart chart-kinds test-chart test-cluster
+need-go:
+	@command -v go >/dev/null || { echo "There is no go; install Go 1.26 or later." >&2; exit 1; }
+
+.deploy/bin/helm: tests/deploy/go/helm/go.sum | need-go
+	$(call GO_BUILD,helm,helm.sh/helm/v4/cmd/helm)
+.deploy/bin/helm-docs: tests/deploy/go/helm/go.sum | need-go
+	$(call GO_BUILD,helm,github.com/norwoodj/helm-docs/cmd/helm-docs)
+.deploy/bin/helm-unittest: tests/deploy/go/helm/go.sum | need-go
+	$(call GO_BUILD,helm,github.com/helm-unittest/helm-unittest/cmd/helm-unittest)
+.deploy/bin/kubeconform: tests/deploy/go/helm/go.sum | need-go
+	$(call GO_BUILD,helm,github.com/yannh/kubeconform/cmd/kubeconform)
+.deploy/bin/kube-score: tests/deploy/go/score/go.sum | need-go
+	$(call GO_BUILD,score,github.com/zegl/kube-score/cmd/kube-score)
+.deploy/bin/etcd: tests/deploy/go/cluster/go.sum | need-go
+	$(call GO_BUILD,cluster,go.etcd.io/etcd/server/v3)
+.deploy/bin/kwok: tests/deploy/go/cluster/go.sum | need-go
+	$(call GO_BUILD,cluster,sigs.k8s.io/kwok/cmd/kwok)
+.deploy/bin/kube-%: tests/deploy/go/cluster/go.sum | need-go
+	$(call GO_BUILD,cluster,k8s.io/kubernetes/cmd/kube-$*)
+
+chart-tools: $(CHART_TOOLS) ## Build helm and what judges charts, in .deploy
+
+cluster-tools: .deploy/bin/helm $(CLUSTER_TOOLS) ## Build a Kubernetes control plane, in .deploy
+
+test-chart: setup chart-tools ## The Helm chart: helm lint, helm-unittest, kubeconform, kube-score
+	$(BIN)/python -m pytest -c tests/deploy/pytest.ini tests/deploy/chart $(ARGS)
+
+test-cluster: setup cluster-tools ## The chart on a real kube-apiserver and etcd: every scenario taken, a rollout, an eviction, an HPA
+	$(BIN)/python -m pytest -c tests/deploy/pytest.ini tests/deploy/cluster $(ARGS)
+
+chart: setup chart-tools ## Write what is made from the chart: its README, deploy/kubernetes.yaml
+	.deploy/bin/helm-docs --chart-search-root deploy/helm --log-level warning
+	cd tests && ../$(BIN)/python -m deploy.make_manifest > ../deploy/kubernetes.yaml
+
+chart-kinds: setup need-go ## Make tests/deploy/kinds and crds anew, from the Go modules that make_kinds.py names
+	cd tests && ../$(BIN)/python -m deploy.make_kinds
+
 # --- Checking ---------------------------------------------------------------------------------------------------
 
 .PHONY: lint lint-python lint-rust lint-proto proto-check lock-check
@@ -192,8 +237,9 @@ proto: $(PROTO_BIN)/.made ## Make the stubs in python/rerankd/v1 and python/rera
 proto-image: $(VENV)/.deps ## Accept the .proto as it is: what buf breaking compares with from now on
 	$(BIN)/buf build --exclude-source-info -o proto/image.binpb
 
-docs: setup ## Write docs/settings.md from settings.py
+docs: setup ## Write docs/settings.md, and the settings that the Helm chart knows, from settings.py
 	$(BIN)/python -m rerankd.settings > docs/settings.md
+	cd tests && ../$(BIN)/python -m deploy.make_schema
 
 PYTHONS := $(BIN)/python
 lock: $(VENV)/.deps ## Resolve requirements/dev.lock anew: make lock PYTHONS="python3.10 python3.11 ..."
@@ -270,7 +316,7 @@ bench-image: setup ## The image's size, of what, and how soon it serves; needs w
 	$(BIN)/python -m benches.image $(ARGS)
 
 clean: ## Remove what these commands made
-	rm -rf $(VENV) .image .ray .peers .clients .interop tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
+	rm -rf $(VENV) .deploy .image .ray .peers .clients .interop tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
 	for each in examples/*/Makefile; do $(MAKE) --no-print-directory -s -C "$$(dirname "$$each")" clean; done
 	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	rm -f python/rerankd/_core*.so
