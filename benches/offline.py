@@ -23,6 +23,8 @@ from benches.questions import CONTEXTS
 
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "examples" / "ray"
 QUESTIONS: Final = 300
+# Small, so that of a short file too each actor has several.
+BATCH: Final = ("--batch-rows=10",)
 # Ray's workers are niced by itself, and the loop is not.
 QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -64,8 +66,8 @@ def main() -> None:
     load, cores = report.load(), len(os.sched_getaffinity(0))
     ways = (
         (f"a plain loop, {cores} threads", "loop.py", [f"--threads={cores}"]),
-        (f"Ray Data, 1 actor of {cores} threads", "rerank.py", ["--actors=1", f"--threads={cores}"]),
-        (f"Ray Data, {cores} actors of 1 thread", "rerank.py", [f"--actors={cores}", "--threads=1"]),
+        (f"Ray Data, 1 actor of {cores} threads", "rerank.py", ["--actors=1", f"--threads={cores}", *BATCH]),
+        (f"Ray Data, {cores} actors of 1 thread", "rerank.py", [f"--actors={cores}", "--threads=1", *BATCH]),
     )
     rows, written, fastest = [], [], 0.0
     with tempfile.TemporaryDirectory() as directory:
