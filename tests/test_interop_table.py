@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from clients.live import ROOT
 from interop.conditions import CONDITIONS, MODES
-from interop.programs import EXAMPLES, PROGRAMS, ROOT
+from interop.programs import EXAMPLES, PROGRAMS
 
 TEXT = (ROOT / "docs" / "interop.md").read_text("utf-8")
 HEAD, *ROWS = [

@@ -171,7 +171,8 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._main)
         if settings.reflection:
             names = (SERVICE, *TEI_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._main, Symbols())
+            pool: Any = Symbols()  # a pool in all that reflection asks of one
+            reflection.enable_server_reflection(names, self._main, pool)
         await self._main.start()
         if self._http is not None:
             await self._http.start(self._application(catalogue, limits))
