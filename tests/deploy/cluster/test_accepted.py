@@ -44,7 +44,7 @@ def test_every_scenario(api: Api, namespace: str, scenario: str) -> None:
         for _ in range(2):
             applied = api.apply(document)
             assert applied.warnings == []
-        assert applied.object["metadata"].get("generation", 1) == 1
+        assert applied.object["metadata"].get("generation", 1) == 1, document["kind"]
     # What is enforced is enforced on pods.
     api.apply(pod_of(the("Deployment", documents)))
 
