@@ -14,7 +14,7 @@ PROTOS := -Irerankd/tei=proto/tei -Iproto proto/rerankd/v1/rerank.proto proto/te
 PROTO_BIN := $(VENV)/proto-tools/bin
 # One profile, release, for the extension, the tests and the linter: see Cargo.toml.
 CARGO_FLAGS := --release --locked
-CORE_SOURCES := $(shell find rust -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock rust-toolchain.toml pyproject.toml
+CORE_SOURCES := $(shell find rust -name '*.rs' 2>/dev/null) build.rs Cargo.toml Cargo.lock rust-toolchain.toml pyproject.toml
 
 # nvcc, as NVIDIA's wheels have it; any other is taken by NVCC or CUDA_PATH. What runs needs no more than a driver and cuBLAS.
 CUDA_ENV := .cuda/env
