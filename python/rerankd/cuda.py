@@ -13,7 +13,7 @@ from typing import Final
 from rerankd import _core
 
 _DRIVER: Final = "libcuda.so.1"
-# In this order: the second is linked to the first.
+# The second is linked to the first.
 _NAMES: Final = ("libcublasLt.so.*", "libcublas.so.*")
 
 
@@ -28,10 +28,9 @@ def preload() -> None:
 
 def found(places: Iterable[str]) -> list[Path]:
     """The libraries in `places`, where NVIDIA's wheels lie, in the order in which they can be loaded."""
-    roots = [Path(place) for place in places]
-    return [
-        each for name in _NAMES for root in roots for each in sorted(root.glob(f"*/lib/{name}"), reverse=True)
-    ]
+    there = (path for root in places for name in _NAMES for path in Path(root).glob(f"*/lib/{name}"))
+    # The newest first, and what another is linked to before all.
+    return sorted(there, key=lambda path: ("Lt" in path.name, path.name), reverse=True)
 
 
 def _loads(library: str) -> bool:
