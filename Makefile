@@ -14,7 +14,11 @@ PROTOS := -Irerankd/tei=proto/tei -Iproto proto/rerankd/v1/rerank.proto proto/te
 PROTO_BIN := $(VENV)/proto-tools/bin
 # One profile, release, for the extension, the tests and the linter: see Cargo.toml.
 CARGO_FLAGS := --release --locked
-CORE_SOURCES := $(shell find rust -name '*.rs' 2>/dev/null) Cargo.toml Cargo.lock rust-toolchain.toml pyproject.toml
+CORE_SOURCES := $(shell find rust -name '*.rs' 2>/dev/null) build.rs Cargo.toml Cargo.lock rust-toolchain.toml pyproject.toml
+
+# nvcc, as NVIDIA's wheels have it; any other is taken by NVCC or CUDA_PATH. What runs needs no more than a driver and cuBLAS.
+CUDA_ENV := .cuda/env
+CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -80,6 +84,37 @@ test-rust: need-cargo ## The Rust tests; they need no Python
 
 test-python: setup ## The Python tests
 	$(BIN)/python -m pytest $(ARGS)
+
+# --- GPUs -------------------------------------------------------------------------------------------------------
+
+$(CUDA_ENV)/.made: | $(VENV)/.made
+	$(BIN)/python -m venv $(CUDA_ENV)
+	$(CUDA_ENV)/bin/python -m pip install --quiet --disable-pip-version-check $(CUDA_WHEELS)
+	@touch $@
+
+.PHONY: cuda-env cuda cuda-wheel cuda-tests test-cuda-kernels lint-cuda gpu-check
+cuda-env: $(CUDA_ENV)/.made ## Install nvcc, 300 MB, in .cuda
+
+cuda: need-cargo $(VENV)/.deps ## The package in .venv, built for GPUs too; needs nvcc: make cuda-env
+	env -u CONDA_PREFIX VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop $(CARGO_FLAGS) --features python,cuda
+	@touch $(VENV)/.core
+
+cuda-wheel: need-cargo $(VENV)/.deps ## A wheel for GPUs too, in target/cuda-wheels; needs nvcc: make cuda-env
+	$(BIN)/maturin build $(CARGO_FLAGS) --features python,cuda --out target/cuda-wheels
+
+cuda-tests: need-cargo ## A binary of the kernels' tests, to be run where there is a GPU; needs nvcc: make cuda-env
+	cargo test $(CARGO_FLAGS) --features cuda,cuda-twin --lib --no-run $(ARGS)
+
+test-cuda-kernels: need-cargo ## The GPU's code on its twin, which needs a C++ compiler alone
+	@command -v $${CXX:-c++} >/dev/null || { echo "There is no C++ compiler ($${CXX:-c++}); install g++ or clang++." >&2; exit 1; }
+	cargo test $(CARGO_FLAGS) --features cuda-twin --lib $(ARGS) gpu
+	cargo test $(CARGO_FLAGS) --features cuda-twin --test gpu $(ARGS)
+
+lint-cuda: need-cargo ## clippy of the GPU's code; needs nvcc: make cuda-env
+	cargo clippy $(CARGO_FLAGS) --all-targets --features cuda,cuda-twin -- -D warnings
+
+gpu-check: ## On a machine with a GPU: parity, kernels, speed beside PyTorch, gRPC, in one table
+	$(BIN)/python -m benches.gpu_check $(ARGS)
 
 # --- Other people's clients -------------------------------------------------------------------------------------
 
@@ -316,7 +351,7 @@ bench-image: setup ## The image's size, of what, and how soon it serves; needs w
 	$(BIN)/python -m benches.image $(ARGS)
 
 clean: ## Remove what these commands made
-	rm -rf $(VENV) .deploy .image .ray .peers .clients .interop tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
+	rm -rf $(VENV) .cuda .deploy .image .ray .peers .clients .interop tests/clients/js/node_modules target .mypy_cache .pytest_cache .ruff_cache .hypothesis benches/.checkpoints
 	for each in examples/*/Makefile; do $(MAKE) --no-print-directory -s -C "$$(dirname "$$each")" clean; done
 	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	rm -f python/rerankd/_core*.so

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::kernels::gpu;
 use crate::kernels::{Activation, Compute, Inputs, Isa, Kernels, NarrowInputs, NarrowKernels, Precision};
 
 /// What the operator asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice<'a> {
-    /// "auto", "cpu", "cuda", "cuda:N"
+    /// "auto", "cpu", "cuda" (all GPUs), "cuda:N" (one)
     pub device: &'a str,
     /// "auto", "f32", "bf16", "f16", "int8"
     pub dtype: &'a str,
@@ -23,38 +24,129 @@ pub struct Choice<'a> {
 /// A resolved choice; "auto" does not occur in it.
 #[derive(Clone, Debug)]
 pub struct Device {
-    /// "cpu"
+    /// "cpu", "cuda:0", "cuda:0,1"
     pub name: String,
-    /// "f32", "bf16", "int8"
+    /// "f32", "bf16", "int8"; "f32", "f16", "bf16" on a GPU
     pub dtype: &'static str,
     /// Compute threads, at least 1.
     pub threads: usize,
+    /// The CPU's kernels.
     pub compute: Compute,
+    /// None: the CPU computes.
+    pub gpus: Option<Gpus>,
+    /// Why "auto" has not come to what this build is for, if so.
+    pub note: Option<String>,
 }
+
+/// The GPUs to compute on, each with the whole model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpus {
+    /// "cuda"
+    pub kind: &'static str,
+    pub ordinals: Vec<usize>,
+    pub precision: gpu::Precision,
+}
+
+/// Whether this build computes on GPUs.
+pub const CUDA: bool = gpu::built();
+
+/// The kinds of GPU that there can be. The twin is the tests' own, in a build of theirs.
+const KINDS: [&str; 2] = ["cuda", "cuda-twin"];
 
 impl Device {
     pub fn resolve(choice: &Choice) -> Result<Self> {
-        match choice.device {
-            "auto" | "cpu" => {}
-            cuda if cuda == "cuda" || cuda.starts_with("cuda:") => {
-                return Err(Error::Device(format!(
-                    "device {cuda}: this build computes on the CPU only; use device cpu or auto"
-                )));
-            }
-            other => {
-                return Err(Error::input("device", format!("{other:?} is not one of auto, cpu, cuda:N")));
+        let (kind, number) = match choice.device.split_once(':') {
+            Some((kind, number)) => (kind, Some(number)),
+            None => (choice.device, None),
+        };
+        match KINDS.into_iter().find(|known| *known == kind) {
+            Some(kind) => Self::on(kind, gpus(choice.device, kind, number)?, choice),
+            None if choice.device == "cpu" => Self::cpu(choice, None),
+            None if choice.device == "auto" && !gpu::built() => Self::cpu(choice, None),
+            None if choice.device == "auto" => match why_cpu(choice) {
+                Some(why) => Self::cpu(choice, Some(format!("computing on the CPU, for {why}"))),
+                None => match gpu::count("cuda") {
+                    Ok(count) => Self::on("cuda", (0..count).collect(), choice),
+                    Err(why) => Self::cpu(choice, Some(format!("computing on the CPU: {why}"))),
+                },
+            },
+            None => {
+                let device = choice.device;
+                Err(Error::input("device", format!("{device:?} is not one of auto, cpu, cuda, cuda:N")))
             }
         }
+    }
+
+    fn cpu(choice: &Choice, note: Option<String>) -> Result<Self> {
         let kernels = kernels(choice.kernels)?;
         let (dtype, narrow) = precision(choice, kernels)?;
         let threads = threads(choice.threads)?;
-        Ok(Self { name: "cpu".into(), dtype, threads, compute: Compute { kernels, narrow } })
+        let compute = Compute { kernels, narrow };
+        Ok(Self { name: "cpu".into(), dtype, threads, compute, gpus: None, note })
+    }
+
+    fn on(kind: &'static str, ordinals: Vec<usize>, choice: &Choice) -> Result<Self> {
+        let kernels = kernels(choice.kernels)?;
+        let precision = match choice.dtype {
+            "auto" | "f16" => gpu::Precision::F16,
+            "bf16" => gpu::Precision::Bf16,
+            "f32" => gpu::Precision::F32,
+            "int8" => {
+                return Err(Error::Device("dtype int8: for CPUs; on a GPU use f16, bf16 or f32".into()));
+            }
+            other => return Err(not_a_dtype(other)),
+        };
+        let numbers: Vec<String> = ordinals.iter().map(usize::to_string).collect();
+        Ok(Self {
+            name: format!("{kind}:{}", numbers.join(",")),
+            dtype: precision.name(),
+            threads: threads(choice.threads)?,
+            compute: Compute { kernels, narrow: None },
+            gpus: Some(Gpus { kind, ordinals, precision }),
+            note: None,
+        })
     }
 
     /// The instructions in use.
     pub fn instructions(&self) -> &'static str {
-        self.compute.narrow.map_or(self.compute.kernels.name(), |narrow| narrow.name())
+        match &self.gpus {
+            Some(gpus) => gpus.kind,
+            None => self.compute.narrow.map_or(self.compute.kernels.name(), |narrow| narrow.name()),
+        }
     }
+}
+
+/// The GPUs that a device asks for: that of the number, or all.
+fn gpus(device: &str, kind: &str, number: Option<&str>) -> Result<Vec<usize>> {
+    let refusal = |why: String| Error::Device(format!("device {device}: {why}; use device cpu or auto"));
+    let number = match number.map(str::parse::<usize>) {
+        None => None,
+        Some(Ok(number)) => Some(number),
+        Some(Err(_)) => {
+            return Err(Error::input(
+                "device",
+                format!("{device:?} has no number after its colon, as {kind}:0 has"),
+            ));
+        }
+    };
+    let count = gpu::count(kind).map_err(refusal)?;
+    match number {
+        None => Ok((0..count).collect()),
+        Some(number) if number < count => Ok(vec![number]),
+        Some(_) => Err(refusal(format!("the last of the GPUs here is {kind}:{}", count - 1))),
+    }
+}
+
+/// What asks for the CPU where the device is left open, if anything does.
+fn why_cpu(choice: &Choice) -> Option<String> {
+    if choice.dtype == "int8" {
+        return Some("dtype int8 is for CPUs".into());
+    }
+    (choice.kernels != "auto").then(|| format!("kernels {} are a CPU's", choice.kernels))
+}
+
+fn not_a_dtype(dtype: &str) -> Error {
+    Error::input("dtype", format!("{dtype:?} is not one of auto, f32, bf16, f16, int8"))
 }
 
 fn kernels(name: &str) -> Result<Kernels> {
@@ -88,7 +180,7 @@ fn precision(choice: &Choice, kernels: Kernels) -> Result<(&'static str, Option<
         "bf16" => Ok(("bf16", Some(usable(choice, Precision::Bf16, kernels)?))),
         "int8" => Ok(("int8", Some(usable(choice, Precision::Int8, kernels)?))),
         "f16" => Err(Error::Device("dtype f16: for GPUs; on a CPU use f32, bf16 or int8".into())),
-        other => Err(Error::input("dtype", format!("{other:?} is not one of auto, f32, bf16, f16, int8"))),
+        other => Err(not_a_dtype(other)),
     }
 }
 
@@ -187,11 +279,58 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_that_is_not_there_is_refused_and_auto_does_without() {
+        if gpu::count("cuda").is_ok() {
+            return; // a machine with one: `make gpu-check` is for those
+        }
+        for device in ["cuda", "cuda:0", "cuda:7"] {
+            match Device::resolve(&Choice { device, ..AUTO }) {
+                Err(Error::Device(message)) => {
+                    assert!(message.starts_with(&format!("device {device}: ")), "{message}");
+                    assert!(message.ends_with("use device cpu or auto"), "{message}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let auto = Device::resolve(&AUTO).unwrap();
+        assert_eq!((auto.name.as_str(), auto.gpus), ("cpu", None));
+        assert_eq!(auto.note.is_some(), gpu::built(), "only a build for GPUs has something to say");
+    }
+
+    #[test]
+    fn auto_keeps_to_the_cpu_what_only_a_cpu_does() {
+        assert!(why_cpu(&Choice { dtype: "int8", ..AUTO }).is_some());
+        assert!(why_cpu(&Choice { kernels: "scalar", ..AUTO }).is_some());
+        assert!(why_cpu(&Choice { dtype: "f16", ..AUTO }).is_none());
+    }
+
+    #[test]
+    fn several_gpus_are_one_device_each_with_the_precision_asked_for() {
+        let device = Device::on("cuda", vec![0, 1], &AUTO).unwrap();
+        assert_eq!((device.name.as_str(), device.dtype, device.instructions()), ("cuda:0,1", "f16", "cuda"));
+        for (dtype, precision) in
+            [("f32", gpu::Precision::F32), ("f16", gpu::Precision::F16), ("bf16", gpu::Precision::Bf16)]
+        {
+            let gpus = Device::on("cuda", vec![3], &Choice { dtype, ..AUTO }).unwrap().gpus;
+            assert_eq!(gpus, Some(Gpus { kind: "cuda", ordinals: vec![3], precision }));
+        }
+        assert!(matches!(
+            Device::on("cuda", vec![0], &Choice { dtype: "int8", ..AUTO }),
+            Err(Error::Device(_))
+        ));
+        assert!(matches!(
+            Device::on("cuda", vec![0], &Choice { dtype: "f8", ..AUTO }),
+            Err(Error::Input { .. })
+        ));
+    }
+
+    #[test]
     fn refuses_what_it_cannot_do() {
-        assert!(matches!(Device::resolve(&Choice { device: "cuda:0", ..AUTO }), Err(Error::Device(_))));
         assert!(matches!(Device::resolve(&Choice { dtype: "f16", ..AUTO }), Err(Error::Device(_))));
         for (choice, field) in [
             (Choice { device: "gpu", ..AUTO }, "device"),
+            (Choice { device: "cpu:0", ..AUTO }, "device"),
+            (Choice { device: "cuda:x", ..AUTO }, "device"),
             (Choice { dtype: "f8", ..AUTO }, "dtype"),
             (Choice { threads: Some(0), ..AUTO }, "threads"),
             (Choice { kernels: "sse9", ..AUTO }, "kernels"),

@@ -11,8 +11,8 @@ use crate::admission::Terms;
 use crate::completions::Completions;
 use crate::device::{Choice, Device};
 use crate::error::{Error, Overload, Result};
-use crate::model::Model;
 use crate::model::packed::Form;
+use crate::model::{self, Model};
 use crate::pool::{Counters, Loaded, Pool, State};
 use crate::request::{Completion, Job, Query, Request, Text};
 use crate::scheduler::{Ask, ModelId, Refusal, Ticket};
@@ -26,6 +26,8 @@ pub struct Options {
     pub kernels: String,
     pub emulate: bool,
     pub max_tokens: Option<usize>,
+    /// The largest wave where it is computed on GPUs.
+    pub gpu_wave_tokens: usize,
 }
 
 /// One model at one moment.
@@ -44,6 +46,7 @@ pub struct Engine {
     loaded: Arc<Loaded>,
     device: Device,
     max_tokens: usize,
+    gpu_wave_tokens: usize,
 }
 
 impl Engine {
@@ -52,9 +55,13 @@ impl Engine {
         let device = resolve(options, pool.limits().threads)?;
         let (model, tokenizer) = load(&options.directory, &device)?;
         let max_tokens = limit(options.max_tokens, tokenizer.max_tokens())?;
+        let gpu_wave_tokens = options.gpu_wave_tokens;
+        if gpu_wave_tokens == 0 {
+            return Err(Error::input("gpu_wave_tokens", "must be at least 1"));
+        }
         let loaded = Arc::new(Loaded { model, tokenizer });
-        let model = pool.shared().lock().serve(loaded.clone());
-        Ok(Self { pool, model, loaded, device, max_tokens })
+        let served = pool.shared().lock().serve(loaded.clone(), gpu_wave_tokens);
+        Ok(Self { pool, model: served, loaded, device, max_tokens, gpu_wave_tokens })
     }
 
     /// Queues a request; its completions follow. Never blocks on the model.
@@ -76,6 +83,9 @@ impl Engine {
         let work = terms.works(&job.contexts);
         let holds = terms.request().saturating_add(terms.contexts(&job.contexts, job.key_bytes));
         let mut state = self.pool.shared().lock();
+        if let Some(why) = &state.lost {
+            return Err(Error::Lost(why.clone()));
+        }
         let draining = state.models.get(&self.model).is_none_or(|served| served.draining);
         let (model, priority, deadline, budget) = (self.model, job.priority, job.deadline, job.budget);
         let refused = if draining || state.stopped {
@@ -136,7 +146,11 @@ impl Engine {
     pub fn window(&self) -> usize {
         const STREAMS: usize = 256;
         let limits = self.pool.limits();
-        (2 * limits.threads * limits.wave_tokens).min(limits.queue_tokens / STREAMS).max(1)
+        let (waves, wave_tokens) = match self.loaded.model.waves() {
+            None => (limits.threads, limits.wave_tokens),
+            Some(waves) => (waves, self.gpu_wave_tokens),
+        };
+        (2 * waves * wave_tokens).min(limits.queue_tokens / STREAMS).max(1)
     }
 
     /// Frees a request's place at once; nothing more of it is completed. Unknown tickets are ignored.
@@ -195,8 +209,12 @@ impl Engine {
         self.max_tokens
     }
 
-    /// The most memory, in bytes, that the pool's threads come to need to run this model, beside its weights.
+    /// The most memory of the host, in bytes, that the pool's threads come to need to run this model, beside its weights.
     pub fn arena_bytes(&self) -> usize {
+        if let Some(waves) = self.loaded.model.waves() {
+            // The rest is the GPUs'; here is what of a wave is copied to and fro.
+            return waves * self.gpu_wave_tokens * 8 * size_of::<u32>();
+        }
         let (config, limits) = (self.loaded.model.config(), self.pool.limits());
         let rows = limits.wave_tokens.max(self.max_tokens);
         // What the layers go through, a row for a token and one for a sequence, of which the shortest has three tokens; ...
@@ -211,7 +229,7 @@ impl Drop for Engine {
     /// Without waiting: a thread that is in a wave of this model holds what it needs.
     fn drop(&mut self) {
         self.close();
-        self.pool.shared().lock().models.remove(&self.model);
+        self.pool.shared().lock().dismiss(self.model);
     }
 }
 
@@ -292,7 +310,13 @@ fn load(directory: &Path, device: &Device) -> Result<(Model, PairTokenizer)> {
     std::thread::scope(|scope| {
         let tokenizer = scope
             .spawn(|| PairTokenizer::load(directory, config.position_limit(), config.types, config.vocab));
-        let model = Model::load(directory, device.compute, device.threads)?;
+        let model = match &device.gpus {
+            None => Model::load(directory, device.compute, device.threads)?,
+            Some(gpus) => {
+                let opened = model::gpu::open(gpus.kind, &gpus.ordinals)?;
+                Model::load_on(&opened, directory, device.compute, gpus.precision)?
+            }
+        };
         let tokenizer = tokenizer.join().map_err(|_| {
             Error::model(&directory.join("tokenizer.json"), "the tokenizer library failed on it")
         })??;

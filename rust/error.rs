@@ -18,6 +18,12 @@ pub enum Error {
     /// The queue is full, or the engine is draining; the same call may go through later or elsewhere.
     #[error("{0}")]
     Overloaded(Overload),
+    /// The GPU answers nothing any more, and won't until the process is started anew.
+    #[error("{0}")]
+    Lost(String),
+    /// The GPU has no memory for a wave. Who computes cuts it in two; only of a single pair does it go any further.
+    #[error("{0}")]
+    Memory(String),
     /// The deadline passed before the work was done.
     #[error("{0}")]
     Deadline(String),

@@ -9,12 +9,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::admission::TOKEN_BYTES;
+#[cfg(test)]
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::histogram::{Histogram, WAIT_US, WAVE_TOKENS};
 use crate::kernels::Crew;
 use crate::model::Model;
 use crate::request::{Pair, Request, Text};
-use crate::scheduler::{Limits, ModelId, Scheduler, Ticket};
+use crate::scheduler::{Bounds, Limits, ModelId, Scheduler, Ticket};
 use crate::tokenize::PairTokenizer;
 use crate::workers;
 
@@ -35,6 +37,8 @@ pub struct PoolStats {
     pub tickets: u64,
     /// Threads that are alive: fewer than there were means a fault that none of them could catch.
     pub threads: u64,
+    /// Whether a GPU is lost: what it had in hand has failed, and all that comes is refused.
+    pub lost: bool,
     /// How long the step has been going on that is the longest in work; zero where all threads are idle. No step is more than
     /// a wave, or a few texts to tokenize, so what goes on for minutes is stuck, whatever the load.
     pub oldest_step: Duration,
@@ -69,8 +73,12 @@ pub(crate) struct Shared {
     pub free: Arc<AtomicUsize>,
     /// What tests have done at the beginning of a wave.
     #[cfg(test)]
-    pub fault: Mutex<Option<Box<dyn FnMut() + Send>>>,
+    pub fault: Mutex<Option<Fault>>,
 }
+
+/// What becomes of a wave that a test has plans for.
+#[cfg(test)]
+pub(crate) type Fault = Box<dyn FnMut(&Batch) -> Result<()> + Send>;
 
 /// A model and its tokenizer.
 pub(crate) struct Loaded {
@@ -95,6 +103,8 @@ pub(crate) struct State {
     /// Since when each thread has been in its step; None: it is idle, or dead.
     pub steps: Vec<Option<Instant>>,
     pub alive: usize,
+    /// Why a GPU answers nothing any more. Its context can't be made anew in this process.
+    pub lost: Option<String>,
     pub stopped: bool,
     tickets: Ticket,
     next_model: ModelId,
@@ -119,6 +129,7 @@ impl Pool {
             leads: Vec::new(),
             steps: vec![None; limits.threads],
             alive: limits.threads,
+            lost: None,
             stopped: false,
             tickets: 0,
             next_model: 0,
@@ -160,6 +171,7 @@ impl Pool {
             held_tokens: state.scheduler.held_tokens() as u64,
             tickets: state.requests.len() as u64,
             threads: state.alive as u64,
+            lost: state.lost.is_some(),
             oldest_step: begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(*begun)),
         }
     }
@@ -236,20 +248,34 @@ impl Shared {
 
 #[cfg(test)]
 impl Shared {
-    pub fn fault(&self) {
-        if let Some(fault) = self.fault.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            fault();
-        }
+    pub fn fault(&self, batch: &Batch) -> Result<()> {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.as_mut().map_or(Ok(()), |fault| fault(batch))
     }
 }
 
 impl State {
-    /// Takes a model into service.
-    pub fn serve(&mut self, loaded: Arc<Loaded>) -> ModelId {
+    /// Takes a model into service. gpu_wave_tokens: the largest wave, if it is on GPUs.
+    pub fn serve(&mut self, loaded: Arc<Loaded>, gpu_wave_tokens: usize) -> ModelId {
         self.next_model += 1;
+        if let Some(waves) = loaded.model.waves() {
+            self.scheduler.bound(self.next_model, Bounds { waves, wave_tokens: gpu_wave_tokens });
+        }
         self.models
             .insert(self.next_model, Served { loaded, counters: Counters::default(), draining: false });
         self.next_model
+    }
+
+    /// Takes a model out of service.
+    pub fn dismiss(&mut self, model: ModelId) {
+        self.models.remove(&model);
+        self.scheduler.unbound(model);
+    }
+
+    /// A GPU is lost: all are told, and those who come will be.
+    pub fn lose(&mut self, why: &str) {
+        self.lost = Some(why.to_string());
+        self.fail_all(|_| true, &Error::Lost(why.to_string()));
     }
 
     pub fn next_ticket(&mut self) -> Ticket {

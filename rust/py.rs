@@ -26,6 +26,10 @@ mod _core {
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const cuda: bool = crate::device::CUDA;
 }
 
 fn exception(py: Python<'_>, error: &Error) -> PyResult<Py<PyAny>> {
@@ -41,6 +45,8 @@ fn exception(py: Python<'_>, error: &Error) -> PyResult<Py<PyAny>> {
                 None => made.call1((&overload.message,))?,
             }
         }
+        Error::Lost(message) => errors.getattr("LostError")?.call1((message,))?,
+        Error::Memory(message) => errors.getattr("DeviceError")?.call1((message,))?,
         Error::Deadline(message) => errors.getattr("DeadlineError")?.call1((message,))?,
         Error::Internal(message) => errors.getattr("InternalError")?.call1((message,))?,
     };
@@ -108,6 +114,7 @@ impl Pool {
             ("held_tokens", stats.held_tokens),
             ("tickets", stats.tickets),
             ("threads", stats.threads),
+            ("lost", u64::from(stats.lost)),
             ("oldest_step_ms", stats.oldest_step.as_millis() as u64),
         ] {
             dict.set_item(name, value)?;
@@ -128,7 +135,7 @@ struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (directory, pool, *, device, dtype, kernels, emulate, max_tokens))]
+    #[pyo3(signature = (directory, pool, *, device, dtype, kernels, emulate, max_tokens, gpu_wave_tokens))]
     #[allow(clippy::too_many_arguments)] // keyword-only, as Python has them
     fn new(
         py: Python<'_>,
@@ -139,8 +146,9 @@ impl Engine {
         kernels: String,
         emulate: bool,
         max_tokens: Option<usize>,
+        gpu_wave_tokens: usize,
     ) -> PyResult<Self> {
-        let options = Options { directory, device, dtype, kernels, emulate, max_tokens };
+        let options = Options { directory, device, dtype, kernels, emulate, max_tokens, gpu_wave_tokens };
         let pool = pool.inner.clone();
         let inner = py.detach(|| engine::Engine::load(pool, &options)).map_err(|e| raise(py, e))?;
         Ok(Self { inner })
@@ -154,6 +162,11 @@ impl Engine {
     #[getter]
     fn device(&self) -> &str {
         &self.inner.device().name
+    }
+
+    #[getter]
+    fn note(&self) -> Option<&str> {
+        self.inner.device().note.as_deref()
     }
 
     #[getter]

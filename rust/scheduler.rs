@@ -10,6 +10,7 @@
 //! Waves don't keep like lengths together. A wave is packed, so there is no padding to save: the linear layers see rows,
 //! whosever they are, and attention costs each sequence its own square, in whatever company.
 
+mod bounds;
 mod forecast;
 mod lane;
 mod pace;
@@ -19,6 +20,8 @@ mod wave;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
+use bounds::Bound;
+pub use bounds::Bounds;
 pub use forecast::{Ask, Refusal};
 use lane::{Lane, LaneKey, Rank};
 use pace::Pace;
@@ -100,6 +103,7 @@ pub struct Scheduler<T, P> {
     lanes: BTreeMap<LaneKey, Lane>,
     timers: BTreeSet<(Instant, Ticket, Timer)>,
     pace: Pace,
+    bounds: BTreeMap<ModelId, Bound>, // of models that aren't computed on the threads
     queued_tokens: usize,
     held_tokens: usize,
     waves: u64, // cut so far
@@ -114,6 +118,7 @@ impl<T, P> Scheduler<T, P> {
             lanes: BTreeMap::new(),
             timers: BTreeSet::new(),
             pace: Pace::new(limits.wave_tokens),
+            bounds: BTreeMap::new(),
             queued_tokens: 0,
             held_tokens: 0,
             waves: 0,
@@ -242,11 +247,11 @@ impl<T, P> Scheduler<T, P> {
         }
         for (rank, _, key) in self.order() {
             let Some(lane) = self.lanes.get(&key) else { continue };
-            if lane.wants_texts(rank, self.limits.wave_tokens) {
+            if lane.wants_texts(rank, self.width(key.1).ahead) {
                 self.pace.begin(now);
                 return self.cut_texts(key);
             }
-            if lane.pair_tokens > 0 {
+            if lane.pair_tokens > 0 && self.has_room(key.1) {
                 if rank == Rank::Aged {
                     self.aged = self.waves + 1;
                 }

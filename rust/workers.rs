@@ -119,15 +119,22 @@ impl Worker<'_> {
                 }
                 step => {
                     let handed_out = matches!(step, Step::Tokenize { .. } | Step::Compute { .. });
+                    let model = if let Step::Compute { model, .. } = step { Some(model) } else { None };
                     let Some(work) = take(&mut state, step) else {
                         if handed_out {
                             state.scheduler.ended(now, 0);
                         }
+                        if let Some(model) = model {
+                            state.scheduler.landed(model);
+                        }
                         continue;
                     };
                     state.steps[self.index] = Some(now);
-                    if let Work::Compute { .. } = work {
-                        state.leads.push(self.crew.clone());
+                    if let Work::Compute { loaded, .. } = &work {
+                        // A GPU's wave has no parts for other threads.
+                        if loaded.model.waves().is_none() {
+                            state.leads.push(self.crew.clone());
+                        }
                         self.scratch.retain(|model, _| state.models.contains_key(model));
                     }
                     return Some(work);
@@ -161,30 +168,52 @@ impl Worker<'_> {
     }
 
     fn compute(&mut self, loaded: &Loaded, model: ModelId, wave: &[(Ticket, Pair)]) {
-        let mut batch = Batch::new();
-        for (_, pair) in wave {
-            batch.push(&pair.encoded.ids, &pair.encoded.types);
-        }
         let started = Instant::now();
-        let logits = self.forward(loaded, model, &batch).and_then(|logits| finite(logits, wave));
+        let logits = self.logits(loaded, model, wave).and_then(|logits| finite(logits, wave));
         let time = started.elapsed();
+        let tokens = tokens(wave);
         if logits.is_err() {
             // What a panic leaves in the arena is unknown.
             self.scratch.remove(&model);
         }
         let mut state = self.shared.lock();
-        state.scheduler.ended(started + time, batch.tokens());
+        state.scheduler.ended(started + time, tokens);
+        state.scheduler.landed(model);
         state.leads.retain(|crew| !Arc::ptr_eq(crew, &self.crew));
         self.shared.dismiss();
         state.count(model, |counters| {
             counters.waves += 1;
-            counters.tokens += batch.tokens() as u64;
+            counters.tokens += tokens as u64;
             counters.pairs += wave.len() as u64;
-            counters.wave_tokens.observe(batch.tokens() as u64);
+            counters.wave_tokens.observe(tokens as u64);
         });
         match logits {
             Ok(logits) => deliver(&mut state, model, wave, &logits, started, time),
+            Err(Error::Lost(why)) => state.lose(&why),
             Err(error) => wave.iter().for_each(|(ticket, _)| state.fail(*ticket, error.clone())),
+        }
+        drop(state);
+        if loaded.model.waves().is_some() {
+            // There is room for a wave that may be ready, and this thread may go on to tokenize.
+            self.shared.call();
+        }
+    }
+
+    /// A wave's logits. One that a GPU has no memory for is done in halves, and waves are no larger from then on.
+    fn logits(&mut self, loaded: &Loaded, model: ModelId, wave: &[(Ticket, Pair)]) -> Result<Vec<f32>> {
+        let mut batch = Batch::new();
+        for (_, pair) in wave {
+            batch.push(&pair.encoded.ids, &pair.encoded.types);
+        }
+        match self.forward(loaded, model, &batch) {
+            Err(Error::Memory(_)) if wave.len() > 1 => {
+                self.shared.lock().scheduler.shrink(model, batch.tokens() / 2);
+                let (first, second) = wave.split_at(wave.len() / 2);
+                let mut logits = self.logits(loaded, model, first)?;
+                logits.extend(self.logits(loaded, model, second)?);
+                Ok(logits)
+            }
+            logits => logits,
         }
     }
 
@@ -196,7 +225,7 @@ impl Worker<'_> {
         };
         caught("a wave", || {
             #[cfg(test)]
-            self.shared.fault();
+            self.shared.fault(batch)?;
             self.crew.lead(|| loaded.model.forward(batch, scratch))
         })
     }
@@ -292,6 +321,10 @@ fn deliver(
         }
         state.finish_if_done(ticket);
     }
+}
+
+fn tokens(wave: &[(Ticket, Pair)]) -> usize {
+    wave.iter().map(|(_, pair)| pair.encoded.ids.len()).sum()
 }
 
 /// A score must order: a NaN or an infinity means weights or kernels that are broken.

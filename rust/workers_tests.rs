@@ -6,9 +6,10 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::Post;
+use crate::batch::Batch;
 use crate::completions::Completions;
 use crate::engine::{Engine, Options};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::pool::Pool;
 use crate::request::{Completion, Job};
 use crate::scheduler::{Limits, Priority};
@@ -23,15 +24,20 @@ fn engine(threads: usize) -> Engine {
         kernels: "auto".into(),
         emulate: false,
         max_tokens: None,
+        gpu_wave_tokens: 16_384,
     };
     Engine::load(Arc::new(pool), &options).unwrap()
 }
 
 fn submit(engine: &Engine) -> Arc<Completions<Completion>> {
+    submit_all(engine, &["a context"]).unwrap()
+}
+
+fn submit_all(engine: &Engine, contexts: &[&str]) -> Result<Arc<Completions<Completion>>> {
     let completions = Arc::new(Completions::new().unwrap());
     let job = Job {
         query: "q".into(),
-        contexts: vec!["a context".into()],
+        contexts: contexts.iter().map(|text| text.to_string()).collect(),
         max_tokens: None,
         overflow: Overflow::Truncate,
         priority: Priority::Interactive,
@@ -42,15 +48,22 @@ fn submit(engine: &Engine) -> Arc<Completions<Completion>> {
         key_bytes: 0,
         keeps_texts: true,
     };
-    engine.submit(job, completions.clone()).unwrap();
-    completions
+    engine.submit(job, completions.clone())?;
+    Ok(completions)
 }
 
 fn answer(completions: &Completions<Completion>) -> Completion {
     completions.wait(Duration::from_secs(60)).pop().expect("nothing came for a minute")
 }
 
-fn plant(engine: &Engine, fault: impl FnMut() + Send + 'static) {
+fn plant(engine: &Engine, mut fault: impl FnMut() + Send + 'static) {
+    plant_in(engine, move |_| {
+        fault();
+        Ok(())
+    });
+}
+
+fn plant_in(engine: &Engine, fault: impl FnMut(&Batch) -> Result<()> + Send + 'static) {
     *engine.pool().shared().fault.lock().unwrap() = Some(Box::new(fault));
 }
 
@@ -114,4 +127,64 @@ fn a_thread_that_dies_is_missed_and_who_waits_is_told() {
     assert!(matches!(failed.error, Some(Error::Internal(_))), "{failed:?}");
     assert_eq!((engine.pool().stats().threads, engine.pool().stats().held_tokens), (1, 0));
     drop(go);
+}
+
+#[test]
+fn a_wave_without_memory_is_done_in_halves() {
+    let engine = engine(1);
+    let contexts =
+        ["one", "two words", "three words here", "four words are here", "now there are five", "six"];
+    let whole = answer(&submit_all(&engine, &contexts).unwrap());
+    let (mut waves, mut refused) = (Vec::new(), 0);
+    let (tell, told) = channel();
+    plant_in(&engine, move |batch| {
+        waves.push(batch.sequences());
+        if batch.sequences() > 2 {
+            refused += 1;
+            return Err(Error::Memory("planted".into()));
+        }
+        tell.send((waves.clone(), refused)).unwrap();
+        Ok(())
+    });
+    let halves = answer(&submit_all(&engine, &contexts).unwrap());
+    assert!(halves.error.is_none(), "{halves:?}");
+    assert_eq!((halves.ids, halves.logits), (whole.ids, whole.logits));
+    let (waves, refused) = told.try_iter().last().unwrap();
+    assert!(refused > 0 && waves.iter().any(|&sequences| sequences <= 2), "{waves:?}");
+    assert_eq!(engine.stats().counters.failed, 0);
+}
+
+#[test]
+fn a_pair_without_memory_fails_alone_and_the_engine_goes_on() {
+    let engine = engine(1);
+    plant_in(&engine, |_| Err(Error::Memory("planted".into())));
+    let failed = answer(&submit(&engine));
+    assert!(matches!(failed.error, Some(Error::Memory(_))), "{failed:?}");
+    plant(&engine, || ());
+    assert!(answer(&submit(&engine)).error.is_none());
+    assert!(!engine.pool().stats().lost);
+}
+
+#[test]
+fn a_lost_gpu_fails_what_is_queued_and_refuses_what_comes() {
+    let engine = engine(1);
+    let (begun, waits) = channel();
+    let (go, gate) = channel::<()>();
+    plant_in(&engine, move |_| {
+        begun.send(()).unwrap();
+        let _ = gate.recv();
+        Err(Error::Lost("planted".into()))
+    });
+    let computed = submit(&engine);
+    waits.recv().unwrap();
+    let queued = submit(&engine);
+    assert!(!engine.pool().stats().lost);
+    drop(go);
+    for completions in [computed, queued] {
+        let failed = answer(&completions);
+        assert!(matches!(&failed.error, Some(Error::Lost(why)) if why == "planted"), "{failed:?}");
+    }
+    assert!(engine.pool().stats().lost);
+    assert!(matches!(submit_all(&engine, &["late"]), Err(Error::Lost(_))));
+    assert_eq!((engine.stats().tickets, engine.pool().stats().held_tokens), (0, 0));
 }

@@ -54,7 +54,8 @@ PYTHON_ROOMS = rooms("""
     table:        ranking errors
     completions:  _core ranking deferred errors
     pool:         _core errors
-    reranker:     _core completions pool models ranking deferred errors
+    cuda:         _core
+    reranker:     _core cuda completions pool models ranking deferred errors
     heap:
     pulse:        reranker pool
     compare:      reranker samples agreement ranking errors
@@ -129,20 +130,25 @@ RUST_ROOMS = rooms("""
     model/layers:   model/linear kernels weights error
     model/linear:   model/layers model/packed kernels weights error
     model/packed:   model weights error
+    model/gpu:      model/config model/embeddings model/encoder model/head model/loader model/packed kernels
+    model/gpu:      weights batch error
     model/loader:   model/config model/layers model/linear model/packed kernels weights error
-    model/embeddings: model/layers model/linear model/loader model/scratch kernels weights batch error
+    model/embeddings: model/config model/layers model/linear model/loader model/scratch
+    model/embeddings: kernels weights batch error
     model/scratch:  model/config model/layers kernels error
     model/head:     model/config model/linear model/layers model/scratch kernels weights batch error
     model/encoder:  model/config model/known model/embeddings model/linear model/loader model/layers
     model/encoder:  model/scratch kernels weights batch error
     model:          model/config model/layers model/scratch model/head model/encoder
-    model:          model/linear model/packed
+    model:          model/linear model/packed model/gpu
     model:          kernels weights batch error
     admission:      tokenize error
     request:        admission completions scheduler tokenize error
     workers:        pool request scheduler completions tokenize model kernels batch error
-    pool:           workers request scheduler admission histogram completions tokenize model kernels error
-    engine:         pool request scheduler admission completions tokenize model model/config model/packed
+    pool:           workers request scheduler admission histogram completions tokenize model kernels
+    pool:           batch error
+    engine:         pool request scheduler admission completions tokenize model model/config model/gpu
+    engine:         model/packed
     engine:         batch weights device kernels error
     py:             engine pool histogram request scheduler completions tokenize device error
     lib:            py error

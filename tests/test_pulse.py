@@ -18,7 +18,7 @@ class FakeCore:
 
     def __init__(self) -> None:
         self.threads = 2
-        self.said = {"threads": 2, "oldest_step_ms": 0}
+        self.said = {"threads": 2, "oldest_step_ms": 0, "lost": 0}
 
     @property
     def core(self) -> FakeCore:
@@ -42,6 +42,9 @@ def test_what_is_trouble() -> None:
         == "a step of the engine has been going on for 60 s"
     )
     assert pulse.trouble(fake(threads=1)) == "1 of 2 compute threads have died"
+    assert pulse.trouble(fake(lost=1)).startswith("the GPU is lost")
+    assert pulse.lost(fake(lost=1))
+    assert not pulse.lost(fake())
 
 
 async def test_load_is_no_trouble(own_reranker: Reranker) -> None:
@@ -70,9 +73,9 @@ async def test_changes_are_told_once_each(caplog: pytest.LogCaptureFixture) -> N
             task.cancel()
 
     with watching(), caplog.at_level(logging.INFO):
-        core.said = {"threads": 1, "oldest_step_ms": 0}
+        core.said = {"threads": 1, "oldest_step_ms": 0, "lost": 0}
         await until(lambda: told == [False])
-        core.said = {"threads": 2, "oldest_step_ms": 5}
+        core.said = {"threads": 2, "oldest_step_ms": 5, "lost": 0}
         await until(lambda: told == [False, True])
         await asyncio.sleep(0.01)
     assert told == [False, True]

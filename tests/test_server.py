@@ -124,6 +124,20 @@ async def test_live_tells_of_an_engine_that_does_not_get_on(
     await probe.channel.close()
 
 
+async def test_a_lost_gpu_turns_health_and_it_stays_so(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(threads=1)
+    probe = Channel(server.server.health_port)
+    monkeypatch.setattr(pulse, "lost", lambda pool: True)
+
+    async def told(status: int, *names: str) -> None:
+        while [await probe.check(name) for name in names] != [status] * len(names):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # they are asked, as a probe does
+
+    await asyncio.wait_for(told(NOT_SERVING, *READY, "live"), PATIENCE)
+    assert await probe.check("startup") == SERVING
+    await probe.channel.close()
+
+
 async def test_the_health_port_serves_health_alone(probe: Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await probe.rerank.Rerank(ask())

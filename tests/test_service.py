@@ -283,6 +283,7 @@ async def test_a_deadline_ends_the_work(serve: Serve) -> None:
         (errors.AuthError("no token"), code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
         (errors.InternalError("secret"), code_pb2.INTERNAL, "INTERNAL"),
         (errors.DeviceError("secret"), code_pb2.INTERNAL, "INTERNAL"),
+        (errors.LostError("the GPU is lost"), code_pb2.UNAVAILABLE, "DEVICE_LOST"),
         (errors.ModelError("secret"), code_pb2.INTERNAL, "INTERNAL"),
         (ValueError("secret"), code_pb2.INTERNAL, "INTERNAL"),
     ],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rerankd.errors import DeviceError as DeviceError
     from rerankd.errors import InputError as InputError
     from rerankd.errors import InternalError as InternalError
+    from rerankd.errors import LostError as LostError
     from rerankd.errors import ModelError as ModelError
     from rerankd.errors import OverloadedError as OverloadedError
     from rerankd.errors import RerankdError as RerankdError
@@ -49,6 +50,7 @@ _HOME = {
         "DeviceError",
         "InputError",
         "InternalError",
+        "LostError",
         "ModelError",
         "OverloadedError",
         "RerankdError",

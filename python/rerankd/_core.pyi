@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import final
 
 __version__: str
+cuda: bool
+"""Whether this build computes on GPUs."""
 
 def pack(directory: str, out: str, *, dtype: str, kernels: str, emulate: bool) -> tuple[str, str]:
     """Writes the checkpoint in `directory`, packed, as `out`/model.safetensors; `out` is there already.
@@ -34,14 +36,17 @@ class Pool:
     def stats(self) -> dict[str, int]:
         """Gauges: queue_tokens (that wait), held_tokens (that requests were admitted for and hold until they
         are answered), tickets (requests), threads (alive: fewer than there were means a fault that nothing
-        could catch), oldest_step_ms (how long the step has been going on that is the longest in work, 0 where
-        all threads are idle; no step is more than a wave, so one of minutes is stuck, whatever the load)."""
+        could catch), lost (1 where a GPU answers nothing any more), oldest_step_ms (how long the step has
+        been going on that is the longest in work, 0 where all threads are idle; no step is more than a wave,
+        so one of minutes is stuck, whatever the load)."""
     def close(self) -> None:
         """Stops the threads after the steps they are in; what is queued fails with OverloadedError."""
 
 @final
 class Engine:
     """A loaded checkpoint, run by a pool's threads beside the pool's others.
+
+    gpu_wave_tokens: tokens computed at one go where it is on GPUs.
 
     Raises ModelError where the checkpoint can't be served, DeviceError where the machine can't run what is
     asked.
@@ -57,6 +62,7 @@ class Engine:
         kernels: str,
         emulate: bool,
         max_tokens: int | None,
+        gpu_wave_tokens: int,
     ) -> Engine: ...
     @property
     def architecture(self) -> str:
@@ -64,11 +70,14 @@ class Engine:
     @property
     def device(self) -> str: ...
     @property
+    def note(self) -> str | None:
+        """What an operator should know of how device "auto" was resolved; None: nothing."""
+    @property
     def dtype(self) -> str:
-        """The precision of the computation: "f32", "bf16", "int8"."""
+        """The precision of the computation: "f32", "bf16", "int8", "f16"."""
     @property
     def kernels(self) -> str:
-        """The instruction set chosen for this machine and dtype: "avx2", "avx512", "avx512-vnni", ..."""
+        """The instruction set chosen for this machine and dtype: "avx2", "avx512-vnni"; on GPUs "cuda"."""
     @property
     def threads(self) -> int:
         """The pool's compute threads."""
@@ -80,7 +89,7 @@ class Engine:
         """A digest that tells this checkpoint from another of the same name."""
     @property
     def arena_bytes(self) -> int:
-        """The most memory that the pool's threads need for this model, beside its weights; in bytes."""
+        """The most of the host's memory that threads need for this model, beside its weights; in bytes."""
     @property
     def window(self) -> int:
         """Tokens that should wait of a stream at a time: enough to keep all threads busy, little to hold."""

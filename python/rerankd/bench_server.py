@@ -24,6 +24,7 @@ FLAGS: Final = (
     "max_tokens",
     "queue_tokens",
     "wave_tokens",
+    "gpu_wave_tokens",
 )
 """The settings that it takes from the bench's own command line."""
 

@@ -28,6 +28,10 @@ class DeviceError(RerankdError):
     """There is no such device here, or it can't run what was asked."""
 
 
+class LostError(DeviceError):
+    """The GPU answers nothing any more, and won't until the process is started anew."""
+
+
 class OverloadedError(RerankdError):
     """The queue is full, or the engine is draining; `retry_after_ms` says when to try again."""
 

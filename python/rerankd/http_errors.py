@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from google.rpc import code_pb2
 
-from rerankd.errors import InputError
+from rerankd.errors import InputError, LostError
 from rerankd.http_shapes import Dialect
 from rerankd.status import Failure
 
@@ -62,7 +62,8 @@ class Refusal:
 def refusal(error: BaseException, doing: str, dialect: Dialect, *, leaving: bool = False) -> Refusal:
     """What a caller is told of an error; one that nobody foresaw is logged, and its text stays in the log.
 
-    leaving: whether the server is on its way down: then it is not full, but gone (503).
+    leaving: whether the server is on its way down: then it is not full, but gone (503), as where its GPU is
+    lost.
     """
     failure = Failure.of(error, doing)
     kind = _KINDS[failure.code]
@@ -71,7 +72,7 @@ def refusal(error: BaseException, doing: str, dialect: Dialect, *, leaving: bool
         status = error.status
     elif dialect is Dialect.TEXTS and failure.code == code_pb2.INVALID_ARGUMENT:
         status = _UNPROCESSABLE
-    elif leaving and failure.code == code_pb2.UNAVAILABLE:
+    elif (leaving or isinstance(error, LostError)) and failure.code == code_pb2.UNAVAILABLE:
         status = 503
     headers: dict[str, str] = {}
     if failure.retry_after_ms is not None:

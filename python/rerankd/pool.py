@@ -8,6 +8,7 @@ from rerankd import _core
 from rerankd.errors import InputError
 
 WAVE_TOKENS: Final = 256
+GPU_WAVE_TOKENS: Final = 16384
 
 # In process, what waits is the caller's own memory: no queue limit but the one that it asks for.
 _NO_LIMIT: Final = 1 << 40

@@ -30,7 +30,12 @@ def trouble(pool: Pool) -> str:
         return f"{threads - stats['threads']} of {threads} compute threads have died"
     if stats["oldest_step_ms"] >= STUCK_MS:
         return f"a step of the engine has been going on for {stats['oldest_step_ms'] // 1000} s"
-    return ""
+    return "the GPU is lost, and will be until the server is started anew" if lost(pool) else ""
+
+
+def lost(pool: Pool) -> bool:
+    """Whether a GPU answers nothing any more: then no new work is welcome."""
+    return bool(pool.core.stats()["lost"])
 
 
 async def watch(pool: Pool, tell: Callable[[bool], None], beat: float = _BEAT) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from rerankd import models
 from rerankd._core import Completions, Engine
+from rerankd._core import cuda as GPUS  # noqa: N812 - a constant
 from rerankd.completions import Mailbox, RankStream
 from rerankd.deferred import Deferred, begin
 from rerankd.errors import DeadlineError, InputError
-from rerankd.pool import WAVE_TOKENS, Pool, check_count
+from rerankd.pool import GPU_WAVE_TOKENS, WAVE_TOKENS, Pool, check_count
 from rerankd.ranking import (
     Options,
     Pairs,
@@ -33,11 +34,12 @@ from rerankd.ranking import (
 
 if TYPE_CHECKING:
     import asyncio
+    import logging
 
     import numpy as np
     import numpy.typing as npt
 else:
-    asyncio, np = Deferred("asyncio"), Deferred("numpy")
+    asyncio, logging, np = Deferred("asyncio"), Deferred("logging"), Deferred("numpy")
 
 __all__ = ["Context", "RankStream", "Ranking", "Reranker", "Result", "Timing", "Usage"]
 
@@ -49,14 +51,15 @@ class Reranker:
     """A loaded model. Safe to use from many threads and many event loops at once.
 
     model: "mini-en" (embedded), a checkpoint's directory, or a hub id.
-    device: "auto", "cpu", "cuda", "cuda:N".
+    device: "auto", "cpu", "cuda" (all GPUs), "cuda:N".
     dtype: "f32"; "bf16" and "int8", where the machine has instructions for them; "auto": bf16 where it is the
-        faster, else f32.
+        faster, else f32. On a GPU "f32", "bf16", "f16"; "auto": f16.
     threads: compute threads; None: as many as the machine gives this process.
     max_tokens: tokens per (query, context) pair, special tokens included; None: the checkpoint's limit.
     kernels: the instruction set: "auto", or for tests "scalar", "avx2", "avx512".
     emulate: compute a dtype that the machine has no instructions for all the same; it saves memory, not time.
     wave_tokens: tokens computed at one go; None: 256.
+    gpu_wave_tokens: the same on a GPU; None: 16384.
     queue_tokens: tokens that requests may hold together before one is refused with OverloadedError; None: no
         limit.
     pool: the threads and the queue, shared with other rerankers; then threads, wave_tokens and queue_tokens
@@ -77,6 +80,7 @@ class Reranker:
         kernels: str = "auto",
         emulate: bool = False,
         wave_tokens: int | None = None,
+        gpu_wave_tokens: int | None = None,
         queue_tokens: int | None = None,
         pool: Pool | None = None,
     ) -> None:
@@ -86,6 +90,7 @@ class Reranker:
         if not isinstance(emulate, bool):
             raise InputError("emulate", f"must be True or False, not {emulate!r}")
         check_count("max_tokens", max_tokens)
+        check_count("gpu_wave_tokens", gpu_wave_tokens)
         shared = {"threads": threads, "wave_tokens": wave_tokens, "queue_tokens": queue_tokens}
         for name, count in shared.items():
             check_count(name, count)
@@ -97,6 +102,10 @@ class Reranker:
             tokens = WAVE_TOKENS if wave_tokens is None else wave_tokens
             pool = self._own_pool = Pool(threads, wave_tokens=tokens, queue_tokens=queue_tokens)
         begin("numpy")  # while the engine loads, on threads of its own
+        if device != "cpu" and GPUS:
+            from rerankd import cuda  # noqa: PLC0415 - only a build for GPUs has a use for it
+
+            cuda.preload()
         self._engine = Engine(
             str(self._checkpoint.directory),
             pool.core,
@@ -105,7 +114,10 @@ class Reranker:
             kernels=kernels,
             emulate=emulate,
             max_tokens=max_tokens,
+            gpu_wave_tokens=GPU_WAVE_TOKENS if gpu_wave_tokens is None else gpu_wave_tokens,
         )
+        if self._engine.note is not None:
+            logging.getLogger(__name__).warning("device %s: %s", device, self._engine.note)
         self._mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = (
             weakref.WeakKeyDictionary()
         )

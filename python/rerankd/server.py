@@ -159,7 +159,7 @@ class Server:
         self._pool = Pool(
             settings.threads, wave_tokens=settings.wave_tokens, queue_tokens=settings.queue_tokens
         )
-        beat = pulse.watch(self._pool, lambda well: self._health.set(SERVING if well else NOT_SERVING, LIVE))
+        beat = pulse.watch(self._pool, self._tell)
         self._tending += [asyncio.create_task(each) for each in (beat, heap.keep_small())]
         by_name = await asyncio.to_thread(self._load, self._pool)
         aliases = {alias: by_name[model] for alias, model in self._aliases.items()}
@@ -182,6 +182,12 @@ class Server:
             log.info("serving HTTP on %s", _address(settings.http, self._http_port))
         if settings.health:
             log.info("serving health on %s", _address(settings.health, self._health_port))
+
+    def _tell(self, well: bool) -> None:
+        """What `pulse` has found. A lost GPU is lost for good: callers go elsewhere at once."""
+        self._health.set(SERVING if well else NOT_SERVING, LIVE)
+        if not well and self._pool is not None and pulse.lost(self._pool):
+            self._health.set(NOT_SERVING, *READINESS)
 
     async def retire(self) -> None:
         """The way down: says NOT_SERVING, serves on while clients leave, then stops gracefully."""
@@ -285,6 +291,7 @@ class Server:
                 max_tokens=settings.max_tokens,
                 kernels=settings.kernels,
                 emulate=settings.emulate,
+                gpu_wave_tokens=settings.gpu_wave_tokens,
                 pool=pool,
             )
             self._rerankers.append(reranker)

@@ -76,14 +76,13 @@ class Settings:
         "auto",
         knobs.choice("auto", "cpu", "cuda", pattern=r"cuda:[0-9]+", legal="one of auto, cpu, cuda, cuda:N"),
         "Model",
-        "where to compute; auto: the best that this machine and this build have",
+        "where to compute; cuda: on all GPUs; auto: there, if build and machine have any, else on the CPU",
     )
     dtype: str = knobs.knob(
         "auto",
         knobs.choice("auto", "f32", "bf16", "f16", "int8"),
         "Model",
-        "the precision to compute in; auto: bf16 where this machine is faster in it, else f32; what int8 "
-        "costs, `rerankd compare` tells",
+        "the precision; auto: f16 on a GPU, else bf16 where faster, or f32; `rerankd compare` weighs int8",
     )
     threads: int | None = knobs.knob(
         None,
@@ -184,6 +183,7 @@ class Settings:
     wave_tokens: int = knobs.knob(
         256, knobs.integer(1), "Limits", "tokens computed at one go: fewer is fairer, more is faster"
     )
+    gpu_wave_tokens: int = knobs.knob(16384, knobs.integer(1), "Limits", "the same on a GPU: docs/gpu.md")
     drain_seconds: float = knobs.knob(
         5.0,
         knobs.seconds(),

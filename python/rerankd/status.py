@@ -11,7 +11,14 @@ from typing import Final
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from rerankd.errors import AuthError, DeadlineError, InputError, OverloadedError, UnknownModelError
+from rerankd.errors import (
+    AuthError,
+    DeadlineError,
+    InputError,
+    LostError,
+    OverloadedError,
+    UnknownModelError,
+)
 from rerankd.v1 import rerank_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -28,6 +35,7 @@ _TABLE: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (DecodeError, code_pb2.INVALID_ARGUMENT, "MALFORMED_MESSAGE"),
     (UnknownModelError, code_pb2.NOT_FOUND, "UNKNOWN_MODEL"),
     (OverloadedError, code_pb2.UNAVAILABLE, "OVERLOADED"),
+    (LostError, code_pb2.UNAVAILABLE, "DEVICE_LOST"),
     (DeadlineError, code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (AuthError, code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
 )

@@ -18,6 +18,7 @@ mod avx512_formats;
 mod cls;
 mod crew;
 mod format;
+pub mod gpu;
 mod lanes;
 mod math;
 mod matrix;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::Tensor;
 
+use super::config::ModelConfig;
 use super::layers::{Fill, Norm};
 use super::linear::Linear;
 use super::loader::Loader;
@@ -21,6 +22,27 @@ const FAULT_BYTES: usize = 64 << 10;
 /// microsecond, a token of bge-reranker-base more than a thousand.
 const RESIDENT_BYTES: usize = 128 << 20;
 
+/// Which row of the position table a token takes.
+#[derive(Clone, Copy)]
+pub struct Placing {
+    offset: usize,
+    pad: Option<u32>,
+}
+
+impl Placing {
+    pub fn of(config: &ModelConfig) -> Self {
+        Self { offset: config.position_offset, pad: config.pad }
+    }
+
+    /// The next token's, of which `seen` of its sequence have been counted. RoBERTa's rule
+    /// (create_position_ids_from_input_ids): a pad, which a text may spell out, takes the position `pad` and counts none.
+    pub fn next(self, id: u32, seen: &mut usize) -> usize {
+        let position = if Some(id) == self.pad { id as usize } else { self.offset + *seen };
+        *seen += usize::from(Some(id) != self.pad);
+        position
+    }
+}
+
 /// Token, position and type embeddings, summed and normalized.
 pub struct Embeddings {
     words: View,         // [vocab, embedding], in the map
@@ -28,8 +50,7 @@ pub struct Embeddings {
     types: Vec<f32>,     // [types, embedding]; empty where there are none
     norm: Norm,
     width: usize,
-    offset: usize,
-    pad: Option<u32>,
+    placing: Placing,
     pub project: Option<Linear>, // ELECTRA: embedding to hidden
     gathered: AtomicUsize,       // rows since the table last gave its pages back
 }
@@ -56,8 +77,7 @@ impl Embeddings {
             types,
             norm,
             width,
-            offset: config.position_offset,
-            pad: config.pad,
+            placing: Placing::of(config),
             project,
             gathered: AtomicUsize::new(0),
         };
@@ -90,10 +110,7 @@ impl Embeddings {
             let mut seen = 0;
             for _ in bounds[0]..bounds[1] {
                 let Some((row, (&id, &kind))) = rows.next() else { return };
-                // RoBERTa's rule (create_position_ids_from_input_ids): a pad, which a text may spell out, takes the
-                // position `pad` and counts none.
-                let position = if Some(id) == self.pad { id as usize } else { self.offset + seen };
-                seen += usize::from(Some(id) != self.pad);
+                let position = self.placing.next(id, &mut seen);
                 self.words.read_row(id as usize, row);
                 add(row, &self.positions[position * self.width..][..self.width]);
                 if !self.types.is_empty() {

@@ -232,6 +232,6 @@ impl LastLayer {
     }
 }
 
-fn query_scale(config: &ModelConfig) -> f32 {
+pub fn query_scale(config: &ModelConfig) -> f32 {
     1.0 / (config.head_dim() as f32).sqrt()
 }

@@ -13,15 +13,8 @@ use crate::weights::Weights;
 
 pub struct Head {
     dense: Linear,
-    activation: HeadActivation,
+    activation: Activation,
     project: Linear,
-}
-
-#[derive(Clone, Copy)]
-enum HeadActivation {
-    /// Not a kernel: hidden numbers a pair, so the standard library's exact one is as good as free.
-    Tanh,
-    Kernel(Activation),
 }
 
 impl Head {
@@ -33,21 +26,7 @@ impl Head {
         outer: &str,
         compute: Compute,
     ) -> Result<Self> {
-        let (dense, activation, project) = match config.family {
-            Family::Bert => (format!("{encoder}pooler.dense"), HeadActivation::Tanh, "classifier"),
-            Family::Roberta => {
-                (format!("{outer}classifier.dense"), HeadActivation::Tanh, "classifier.out_proj")
-            }
-            // transformers has gelu here whatever hidden_act says.
-            Family::Electra => (
-                format!("{outer}classifier.dense"),
-                HeadActivation::Kernel(Activation::Gelu),
-                "classifier.out_proj",
-            ),
-            Family::DistilBert => {
-                (format!("{outer}pre_classifier"), HeadActivation::Kernel(Activation::Relu), "classifier")
-            }
-        };
+        let (dense, activation, project) = layers(config, encoder, outer);
         let linear = |name: &str, outputs: usize| -> Result<Linear> {
             let weight = weights.tensor(&format!("{name}.weight"), &[outputs, config.hidden])?;
             let bias = weights.tensor(&format!("{name}.bias"), &[outputs])?;
@@ -57,7 +36,7 @@ impl Head {
         Ok(Self {
             dense: linear(&dense, config.hidden)?,
             activation,
-            project: linear(&format!("{outer}{project}"), config.labels)?,
+            project: linear(&project, config.labels)?,
         })
     }
 
@@ -66,20 +45,38 @@ impl Head {
     pub fn forward(&self, cls: &Tensor, mixed: &Tensor, batch: &Batch) -> Result<Vec<f32>> {
         let narrow = &mut NarrowInputs::default(); // unused: see load
         match self.activation {
-            HeadActivation::Kernel(activation) => self.dense.forward(cls, activation, mixed, narrow)?,
-            HeadActivation::Tanh => {
+            // Not a kernel: hidden numbers a pair, so the standard library's exact one is as good as free.
+            Activation::Tanh => {
                 self.dense.forward(cls, Activation::None, mixed, narrow)?;
                 mixed
                     .inplace_op1(&Fill(|values: &mut [f32]| values.iter_mut().for_each(|v| *v = v.tanh())))?;
             }
+            activation => self.dense.forward(cls, activation, mixed, narrow)?,
         }
         let labels = self.project.outputs();
         let logits = Tensor::zeros((batch.sequences(), labels), mixed.dtype(), mixed.device())?;
         self.project.forward(mixed, Activation::None, &logits, narrow)?;
         let logits = logits.flatten_all()?.to_vec1::<f32>()?;
-        Ok(match labels {
-            1 => logits,
-            _ => logits.chunks_exact(2).map(|pair| pair[1] - pair[0]).collect(),
-        })
+        Ok(self::logits(logits, labels))
     }
+}
+
+/// One logit a sequence from `[sequences, labels]`.
+pub fn logits(all: Vec<f32>, labels: usize) -> Vec<f32> {
+    match labels {
+        1 => all,
+        _ => all.chunks_exact(2).map(|pair| pair[1] - pair[0]).collect(),
+    }
+}
+
+/// The names of a family's dense layer and of its projection, and the activation between them.
+pub fn layers(config: &ModelConfig, encoder: &str, outer: &str) -> (String, Activation, String) {
+    let (dense, activation, project) = match config.family {
+        Family::Bert => (format!("{encoder}pooler.dense"), Activation::Tanh, "classifier"),
+        Family::Roberta => (format!("{outer}classifier.dense"), Activation::Tanh, "classifier.out_proj"),
+        // transformers has gelu here whatever hidden_act says.
+        Family::Electra => (format!("{outer}classifier.dense"), Activation::Gelu, "classifier.out_proj"),
+        Family::DistilBert => (format!("{outer}pre_classifier"), Activation::Relu, "classifier"),
+    };
+    (dense, activation, format!("{outer}{project}"))
 }

@@ -3,6 +3,7 @@
 pub mod config;
 mod embeddings;
 mod encoder;
+pub mod gpu;
 mod head;
 mod known;
 mod layers;
@@ -16,17 +17,24 @@ use std::path::Path;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::kernels::Compute;
+use crate::kernels::gpu::{Gpu, Precision};
 use crate::weights::Weights;
 use config::{Family, ModelConfig};
 use encoder::Encoder;
+use gpu::Gpus;
 use head::Head;
 pub use scratch::Scratch;
 
 pub struct Model {
     config: ModelConfig,
-    encoder: Encoder,
-    head: Head,
+    body: Body,
     revision: String,
+}
+
+/// Where it is computed.
+enum Body {
+    Cpu(Box<(Encoder, Head)>),
+    Gpus(Gpus),
 }
 
 /// Where a checkpoint's encoder is: its prefix, and what comes before that, both ending in a dot or empty.
@@ -46,9 +54,26 @@ impl Model {
         Self::of(&Weights::open(directory)?, directory, compute, threads)
     }
 
+    /// Loads a checkpoint directory onto each of the GPUs.
+    pub fn load_on(gpus: &[Gpu], directory: &Path, compute: Compute, precision: Precision) -> Result<Self> {
+        let weights = Weights::open(directory)?;
+        let (config, encoder, outer) = Self::parts(&weights, directory)?;
+        let gpus = Gpus::load(&weights, &config, (&encoder, &outer), compute, gpus, precision)?;
+        Ok(Self { config, body: Body::Gpus(gpus), revision: weights.revision().to_string() })
+    }
+
     fn of(weights: &Weights, directory: &Path, compute: Compute, threads: usize) -> Result<Self> {
+        let (config, prefix, outer) = Self::parts(weights, directory)?;
+        let encoder = Encoder::load(weights, &config, &prefix, compute, threads)?;
+        let head = Head::load(weights, &config, &prefix, &outer, compute)?;
+        let body = Body::Cpu(Box::new((encoder, head)));
+        Ok(Self { config, body, revision: weights.revision().to_string() })
+    }
+
+    /// What a checkpoint says of itself, and where its encoder is.
+    fn parts(weights: &Weights, directory: &Path) -> Result<(ModelConfig, String, String)> {
         let config = ModelConfig::load(directory)?;
-        let (encoder_prefix, outer) = prefixes(weights)?;
+        let (encoder, outer) = prefixes(weights)?;
         if config.family == Family::Bert && !weights.contains(&format!("{outer}classifier.weight")) {
             return Err(Error::model(
                 directory,
@@ -57,9 +82,7 @@ impl Model {
                 ),
             ));
         }
-        let encoder = Encoder::load(weights, &config, &encoder_prefix, compute, threads)?;
-        let head = Head::load(weights, &config, &encoder_prefix, &outer, compute)?;
-        Ok(Self { config, encoder, head, revision: weights.revision().to_string() })
+        Ok((config, encoder, outer))
     }
 
     /// Loads a checkpoint and writes its weights, packed for `compute`, as `out/model.safetensors`. config.json and the
@@ -82,7 +105,10 @@ impl Model {
 
     /// The encoder's linear layers, by their keys in a packed checkpoint.
     fn linears(&self, weights: &Weights) -> Result<Vec<(String, &linear::Linear)>> {
-        Ok(self.encoder.linears(&self.config, &prefixes(weights)?.0))
+        match &self.body {
+            Body::Cpu(parts) => Ok(parts.0.linears(&self.config, &prefixes(weights)?.0)),
+            Body::Gpus(_) => Ok(Vec::new()),
+        }
     }
 
     /// One logit for each of the batch's pairs, in order. `scratch` is the calling thread's own.
@@ -90,8 +116,22 @@ impl Model {
         if batch.sequences() == 0 {
             return Ok(Vec::new());
         }
-        let cls = self.encoder.forward(batch, scratch)?;
-        self.head.forward(&cls, &scratch.cls.mixed.narrow(0, 0, batch.sequences())?, batch)
+        match &self.body {
+            Body::Cpu(parts) => {
+                let (encoder, head) = &**parts;
+                let cls = encoder.forward(batch, scratch)?;
+                head.forward(&cls, &scratch.cls.mixed.narrow(0, 0, batch.sequences())?, batch)
+            }
+            Body::Gpus(gpus) => gpus.forward(batch),
+        }
+    }
+
+    /// Waves that its GPUs can be given at a time; None: it computes on the threads that call it.
+    pub fn waves(&self) -> Option<usize> {
+        match &self.body {
+            Body::Cpu(_) => None,
+            Body::Gpus(gpus) => Some(gpus.waves()),
+        }
     }
 
     pub fn scratch(&self) -> Result<Scratch> {

@@ -65,7 +65,8 @@ impl<T, P> Scheduler<T, P> {
             self.lanes.iter().filter(|(key, lane)| of(key, lane)).map(|(_, lane)| lane.waiting).sum()
         };
         // What is in work already, and what is before it in the order in which requests came.
-        let out = (self.limits.threads * self.limits.wave_tokens) as f64;
+        let width = self.width(ask.model);
+        let out = (width.waves * width.wave_tokens) as f64;
         let own = out + ask.work as f64;
         let models = 1 + self.lanes.keys().filter(|(p, m)| *p == ask.priority && *m != ask.model).count();
         let interactive = sum(&|key, _| key.0 == Priority::Interactive);

@@ -46,6 +46,11 @@ impl Pace {
         }
     }
 
+    /// There is a model with waves of so many tokens, where it isn't computed on the threads.
+    pub fn regard(&mut self, wave_tokens: usize) {
+        self.least = self.least.max(wave_tokens / (4 * COUNTS));
+    }
+
     /// A step is handed out.
     pub fn begin(&mut self, now: Instant) {
         self.pass(now);

@@ -81,6 +81,7 @@ impl<T, P> Scheduler<T, P> {
     }
 
     pub(super) fn cut_texts(&mut self, key: LaneKey) -> Step<T, P> {
+        let step = self.width(key.1).step;
         let Some(lane) = self.lanes.get_mut(&key) else { return Step::Wait(None) };
         let Some(ticket) = lane.next_text() else { return Step::Wait(None) };
         let Some(request) = self.requests.get_mut(&ticket) else { return Step::Wait(None) };
@@ -89,7 +90,7 @@ impl<T, P> Scheduler<T, P> {
         let mut estimate = 0;
         // About a wave, no more: what is ready delays whoever comes next.
         while texts.len() < share
-            && estimate < self.limits.wave_tokens
+            && estimate < step
             && let Some((text, tokens)) = request.texts.pop_front()
         {
             estimate += tokens;

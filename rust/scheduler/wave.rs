@@ -5,9 +5,6 @@ use std::time::Instant;
 use super::lane::{LaneKey, Order, Rank};
 use super::{Priority, Scheduler, Step, Ticket};
 
-/// A wave smaller than this costs more in passes over the weights than a second thread gains.
-const SMALL_WAVE_TOKENS: usize = 128;
-
 /// Waves of every thread that may go to small requests alone before the first in line gets its half again. So a small one
 /// that comes now and then is done as soon as can be, and costs the first in line no more than these.
 pub(super) const CREDIT_WAVES: usize = 4;
@@ -39,12 +36,12 @@ enum Turn {
 impl<T, P> Scheduler<T, P> {
     /// Pairs of the lane, then of the model's other lane, until the wave is full.
     pub(super) fn cut_wave(&mut self, (priority, model): LaneKey, rank: Rank, now: Instant) -> Step<T, P> {
-        let ready: usize = self.lanes.values().map(|lane| lane.pair_tokens).sum();
+        let width = self.width(model);
         // When less is left than would fill every thread's wave, the threads share it.
-        let small = SMALL_WAVE_TOKENS.min(self.limits.wave_tokens);
-        let target = ready.div_ceil(self.limits.threads).clamp(small, self.limits.wave_tokens);
+        let target = self.ready(model).div_ceil(width.waves).clamp(width.small, width.wave_tokens);
         let mut wave = Wave { pairs: Vec::new(), tokens: 0, target, jumped: 0 };
         self.waves += 1;
+        self.begun(model);
         let other = match priority {
             Priority::Interactive => Priority::Batch,
             Priority::Batch => Priority::Interactive,
@@ -61,7 +58,8 @@ impl<T, P> Scheduler<T, P> {
     /// none left. All else goes by size.
     fn fill_wave(&mut self, key: LaneKey, wave: &mut Wave<P>, now: Instant) {
         let Some(lane) = self.lanes.get(&key) else { return };
-        let credit = CREDIT_WAVES * self.limits.threads * self.limits.wave_tokens;
+        let width = self.width(key.1);
+        let credit = CREDIT_WAVES * width.waves * width.wave_tokens;
         let (had, had_jumped) = (wave.tokens, wave.jumped);
         let room = wave.target.saturating_sub(had);
         let by_age = had + ((lane.lead + room).saturating_sub(credit) / 2).min(room);
@@ -96,6 +94,7 @@ impl<T, P> Scheduler<T, P> {
         wave: &mut Wave<P>,
         now: Instant,
     ) -> Turn {
+        let waves = self.width(key.1).waves;
         let (Some(lane), Some(request)) = (self.lanes.get_mut(&key), self.requests.get_mut(&ticket)) else {
             return Turn::Full;
         };
@@ -103,7 +102,7 @@ impl<T, P> Scheduler<T, P> {
         let left = request.budget.map(|at| at.saturating_duration_since(now).as_secs_f64());
         let fits = left
             .zip(self.pace.rate())
-            .map_or(usize::MAX, |(left, rate)| (left * rate / self.limits.threads as f64) as usize);
+            .map_or(usize::MAX, |(left, rate)| (left * rate / waves as f64) as usize);
         let jumps = lane.pairs.first(Order::Age) != Some(ticket);
         let had = wave.pairs.len();
         while wave.tokens < end

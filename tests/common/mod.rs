@@ -49,6 +49,7 @@ pub fn options(directory: &Path) -> Options {
         kernels: "auto".into(),
         emulate: false,
         max_tokens: None,
+        gpu_wave_tokens: 16_384,
     }
 }
 
