@@ -172,7 +172,7 @@ def test_ranking_here_loads_no_grpc_and_ranking_there_no_engine(server: RunningS
         return done.stderr.strip()
 
     assert loaded("rank", QUERY) == "['rerankd._core', 'numpy']"
-    assert loaded("rank", QUERY, "--target", server.target) == "['grpc', 'google.protobuf', 'numpy']"
+    assert loaded("rank", QUERY, "--target", server.target) == "['grpc', 'google.protobuf']"
 
 
 # ---- on a terminal ----------------------------------------------------------------------------------------
