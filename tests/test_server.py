@@ -127,7 +127,9 @@ async def test_live_tells_of_an_engine_that_does_not_get_on(
 async def test_a_lost_gpu_turns_health_and_it_stays_so(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve(threads=1)
     probe = Channel(server.server.health_port)
-    monkeypatch.setattr(pulse, "lost", lambda pool: True)
+    # Its own pool alone: other tests' servers live in this process too.
+    pool = server.server._pool
+    monkeypatch.setattr(pulse, "lost", lambda asked: asked is pool)
 
     async def told(status: int, *names: str) -> None:
         while [await probe.check(name) for name in names] != [status] * len(names):  # noqa: ASYNC110
