@@ -32,7 +32,7 @@ class Torch:
 
         self.torch: Any = torch
         self.model: Any = AutoModelForSequenceClassification.from_pretrained(
-            str(checkpoint), torch_dtype=torch.bfloat16, attn_implementation="sdpa"
+            str(checkpoint), dtype=torch.bfloat16, attn_implementation="sdpa"
         ).to("cuda")
         self.model.eval()
 

@@ -6,12 +6,12 @@ use super::wave::Wave;
 use super::{GRAIN, Precision, WIDEST_HEAD};
 use crate::kernels::Activation;
 
-/// Threads of a block where each warp has a row, or a head.
+/// Threads of a block; where each warp has a row, it has as many rows as warps.
 const ROW_BLOCK: u32 = 128;
 const ROWS_PER_BLOCK: usize = 4;
 
-/// Threads of a block where each thread has `GRAIN` elements.
-const ELEMENT_BLOCK: u32 = 256;
+/// Elements of a row that a thread of `activate` has, and how many rows; cu/activate.cuh.
+const ACTIVATE: [usize; 2] = [8, 4];
 
 /// Heads that tensor cores are used for.
 const FLASH_HEADS: [usize; 2] = [32, 64];
@@ -218,8 +218,8 @@ impl Queue {
             Activation::Tanh => 4,
         };
         let arguments = [at(x), at(bias), Argument::Int(function), int(rows), int(width)];
-        let blocks = (rows * width / GRAIN).div_ceil(ELEMENT_BLOCK as usize);
-        self.launch("activate", x.precision(), [blocks, 1], ELEMENT_BLOCK, &arguments)
+        let blocks = [width.div_ceil(ACTIVATE[0] * ROW_BLOCK as usize), rows.div_ceil(ACTIVATE[1])];
+        self.launch("activate", x.precision(), blocks, ROW_BLOCK, &arguments)
     }
 
     /// out `[tokens, heads, head_dim]` from qkv `[tokens, 3, heads, head_dim]`, to which `bias` has not been added yet.
@@ -274,13 +274,11 @@ impl Queue {
             at(kv),
             at(value_bias),
             at(starts),
-            int(wave.sequences),
             int(heads),
             int(head_dim),
             at(out),
         ];
-        let blocks = (wave.sequences * heads).div_ceil(ROWS_PER_BLOCK);
-        self.launch("cls_attention", precision, [blocks, 1], ROW_BLOCK, &arguments)
+        self.launch("cls_attention", precision, [wave.sequences, heads], ROW_BLOCK, &arguments)
     }
 
     /// out `[sequences, width]`: the first row of each sequence of x `[tokens, width]`.

@@ -30,15 +30,15 @@
            add_norm(x, bias, residual, gamma, beta, eps, rows, width, out))                                            \
     KERNEL(gather_##T, 128, (const T* x, const uint32_t* starts, int sequences, int width, T* out),                    \
            gather(x, starts, sequences, width, out))                                                                   \
-    KERNEL(activate_##T, 256, (T * x, const float* bias, int function, int rows, int width),                           \
+    KERNEL(activate_##T, 128, (T * x, const float* bias, int function, int rows, int width),                           \
            activate(x, bias, function, rows, width))                                                                   \
     KERNEL(attention_##T, 128,                                                                                         \
            (const T* qkv, const float* bias, const uint32_t* tiles, int heads, int head_dim, T* out),                  \
            attention(qkv, bias, tiles, heads, head_dim, out))                                                          \
     KERNEL(cls_attention_##T, 128,                                                                                     \
-           (const T* q, const T* kv, const float* value_bias, const uint32_t* starts, int sequences, int heads,        \
-            int head_dim, T* out),                                                                                     \
-           cls_attention(q, kv, value_bias, starts, sequences, heads, head_dim, out))
+           (const T* q, const T* kv, const float* value_bias, const uint32_t* starts, int heads, int head_dim,         \
+            T* out),                                                                                                   \
+           cls_attention(q, kv, value_bias, starts, heads, head_dim, out))
 
 #define FLASH(T, D)                                                                                     \
     KERNEL(flash_##D##_##T, 128,                                                                        \

@@ -13,6 +13,15 @@ __device__ inline float widen(f16 x) { return __half2float(x); }
 __device__ inline float widen(bf16 x) { return __bfloat162float(x); }
 __device__ inline void narrow(float x, f16& out) { out = __float2half_rn(x); }
 __device__ inline void narrow(float x, bf16& out) { out = __float2bfloat16_rn(x); }
+// 2^x and 1/x as the hardware has them, within 2 units of the last place; a result too small for f32 is 0.
+__device__ inline float fast_exp2(float x) {
+    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+    return x;
+}
+__device__ inline float fast_reciprocal(float x) {
+    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+    return x;
+}
 #else
 #include "twin.hpp"
 #endif
@@ -43,6 +52,25 @@ __device__ inline void store4(const float (&values)[4], T* to) {
     Four<T> four;
     for (int i = 0; i < 4; i++) narrow(values[i], four.v[i]);
     *reinterpret_cast<Four<T>*>(to) = four;
+}
+
+// As `Four`, for widths that are a multiple of 8: 16 bytes of halves, the most that is read or written at one go.
+template <class T>
+struct alignas(16) Eight {
+    T v[8];
+};
+
+template <class T>
+__device__ inline void load8(const T* from, float (&out)[8]) {
+    const Eight<T> eight = *reinterpret_cast<const Eight<T>*>(from);
+    for (int i = 0; i < 8; i++) out[i] = widen(eight.v[i]);
+}
+
+template <class T>
+__device__ inline void store8(const float (&values)[8], T* to) {
+    Eight<T> eight;
+    for (int i = 0; i < 8; i++) narrow(values[i], eight.v[i]);
+    *reinterpret_cast<Eight<T>*>(to) = eight;
 }
 
 // The sum over a warp, in every lane, added in one order whatever the wave.

@@ -18,12 +18,40 @@ __device__ inline uint32_t pair(float first, float second) {
     return both;
 }
 
-template <class T>
-__device__ inline uint32_t pair_at(const T* from) {
-    return *reinterpret_cast<const uint32_t*>(from);
+#ifdef __CUDACC__
+// Four matrices of 8 x 8 halves from shared memory: lane l has where row l % 8 of matrix l / 8 begins, at a multiple of 16
+// bytes. It gets of each matrix the elements 2t and 2t + 1 of row g.
+__device__ inline void load_matrices(uint32_t (&out)[4], const void* row) {
+    const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(at)
+                 : "memory");
 }
 
-#ifdef __CUDACC__
+// The same of the transposed matrices: elements 2t and 2t + 1 of column g.
+__device__ inline void load_transposed(uint32_t (&out)[4], const void* row) {
+    const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+// Begins to copy 16 bytes into shared memory, or zeros where they are not `there`; what was begun since the last `copies_end`
+// is a group.
+__device__ inline void copy16(void* to, const void* from, bool there) {
+    const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+__device__ inline void copies_end() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for this thread's groups, all but the last `LEFT`.
+template <int LEFT>
+__device__ inline void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+
 #define RERANKD_MMA(TYPE, NAME)                                                                                    \
     __device__ inline void mma(float(&d)[4], const uint32_t(&a)[4], uint32_t b0, uint32_t b1, TYPE) {              \
         asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." NAME "." NAME                                        \

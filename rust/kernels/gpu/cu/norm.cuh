@@ -1,13 +1,45 @@
 // Rows and LayerNorm: one warp a row, statistics in f32, two-pass (a sum of squares loses digits where the mean is large).
-// A row is read three times, of which twice from the cache.
 #pragma once
 
 #include "lang.cuh"
 
-// out[i] = (x[i] - mean) / sqrt(variance + eps) * gamma[i] + beta[i], where x[i] is read(i, four values).
+// Eights of a lane that `normalize8` keeps in registers: rows of up to 1024.
+constexpr int EIGHTS = 4;
+
+// out[i] = (x[i] - mean) / sqrt(variance + eps) * gamma[i] + beta[i], where x[i] is read(i, eight values), for a width that is
+// a multiple of 8 and at most 8 * WARP * EIGHTS. A row is read once.
 // out may be what `read` reads: a lane writes only what it alone has read.
 template <class O, class Read>
-__device__ inline void normalize(Read read, const float* gamma, const float* beta, float eps, int width, O* out) {
+__device__ inline void normalize8(Read read, const float* gamma, const float* beta, float eps, int width, O* out) {
+    const int lane = threadIdx.x % WARP;
+    float x[EIGHTS][8] = {};
+    float sum = 0;
+    for (int e = 0; e < EIGHTS; e++) {
+        const int i = 8 * (lane + WARP * e);
+        if (i < width) read(i, x[e]);
+        for (int j = 0; j < 8; j++) sum += x[e][j];
+    }
+    const float mean = warp_sum(sum) / width;
+    float squares = 0;
+    for (int e = 0; e < EIGHTS; e++) {
+        if (8 * (lane + WARP * e) >= width) break;
+        for (int j = 0; j < 8; j++) squares += (x[e][j] - mean) * (x[e][j] - mean);
+    }
+    const float scale = 1.0f / sqrtf(warp_sum(squares) / width + eps);
+    for (int e = 0; e < EIGHTS; e++) {
+        const int i = 8 * (lane + WARP * e);
+        if (i >= width) break;
+        float g[8], b[8];
+        load8(gamma + i, g);
+        load8(beta + i, b);
+        for (int j = 0; j < 8; j++) x[e][j] = (x[e][j] - mean) * scale * g[j] + b[j];
+        store8(x[e], out + i);
+    }
+}
+
+// The same for any width, from read(i, four values): a row is read three times, of which twice from the cache.
+template <class O, class Read>
+__device__ inline void normalize4(Read read, const float* gamma, const float* beta, float eps, int width, O* out) {
     const int lane = threadIdx.x % WARP;
     float x[4];
     float sum = 0;
@@ -39,6 +71,16 @@ __device__ inline void add_norm(const T* x, const float* bias, const T* residual
     const int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (row >= rows) return;
     const size_t at = size_t(row) * width;
+    if (width % 8 == 0 && width <= 8 * WARP * EIGHTS) {
+        const auto read = [&](int i, float(&sum)[8]) {
+            float b[8], r[8];
+            load8(x + at + i, sum);
+            load8(bias + i, b);
+            load8(residual + at + i, r);
+            for (int j = 0; j < 8; j++) sum[j] += b[j] + r[j];
+        };
+        return normalize8(read, gamma, beta, eps, width, out + at);
+    }
     const auto read = [&](int i, float(&sum)[4]) {
         float b[4], r[4];
         load4(x + at + i, sum);
@@ -46,7 +88,7 @@ __device__ inline void add_norm(const T* x, const float* bias, const T* residual
         load4(residual + at + i, r);
         for (int j = 0; j < 4; j++) sum[j] += b[j] + r[j];
     };
-    normalize(read, gamma, beta, eps, width, out + at);
+    normalize4(read, gamma, beta, eps, width, out + at);
 }
 
 // out [rows, width] = LayerNorm(words[ids] + positions[places] + types[kinds]); types is null where there are none.
@@ -68,7 +110,7 @@ __device__ inline void embed(const T* words, const T* positions, const T* types,
         load4(type + i, more);
         for (int j = 0; j < 4; j++) sum[j] += more[j];
     };
-    normalize(read, gamma, beta, eps, width, out + size_t(row) * width);
+    normalize4(read, gamma, beta, eps, width, out + size_t(row) * width);
 }
 
 // out [sequences, width]: the first row of each sequence of x [tokens, width].

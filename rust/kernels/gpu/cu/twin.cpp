@@ -18,11 +18,20 @@ namespace {
 enum class State { READY, IN_WARP, IN_BLOCK, ENDED };
 
 // Made once, by makecontext; from then on it is left and entered by jumps, which ask nothing of the system.
+struct Copy {
+    void* to;
+    const void* from;
+    bool there;
+    unsigned group;
+};
+
 struct Thread {
     jmp_buf at;
     bool begun;
     State state;
     unsigned exchanges;
+    unsigned group;
+    std::vector<Copy> copies;
 };
 
 struct Warp {
@@ -104,6 +113,7 @@ void run_block(unsigned count, unsigned order) {
     for (unsigned i = 0; i < count; i++) {
         threads[i].state = State::READY;
         threads[i].exchanges = 0;
+        threads[i].copies.clear();
     }
     while (fault.empty()) {
         bool ran = false;
@@ -151,6 +161,28 @@ float of_f16(uint16_t bits) {
                        : exponent == 0 ? ldexpf(float(fraction), -24)
                                        : ldexpf(float(fraction + 1024), exponent - 25);
     return bits & 0x8000 ? -size : size;
+}
+
+void copy16(void* to, const void* from, bool there) {
+    Thread& thread = threads[current];
+    thread.copies.push_back({to, from, there, thread.group});
+}
+
+void copies_end() { threads[current].group++; }
+
+void copies_wait(unsigned left) {
+    Thread& thread = threads[current];
+    std::vector<Copy> later;
+    for (const Copy& copy : thread.copies) {
+        if (copy.group + left >= thread.group) {
+            later.push_back(copy);
+        } else if (copy.there) {
+            memcpy(copy.to, copy.from, 16);
+        } else {
+            memset(copy.to, 0, 16);
+        }
+    }
+    thread.copies = std::move(later);
 }
 
 uint16_t to_f16(float x) {

@@ -44,6 +44,11 @@ void wait_warp();
 // One word from every lane to every lane of the warp; all of them take part. Valid until the next exchange but one.
 const std::array<uint64_t, 32>& exchange(uint64_t word);
 
+// Copies that a thread has begun are made when it waits for them, and not before.
+void copy16(void* to, const void* from, bool there);
+void copies_end();
+void copies_wait(unsigned left);
+
 uint16_t to_f16(float x);
 float of_f16(uint16_t bits);
 uint16_t to_bf16(float x);
@@ -69,6 +74,9 @@ inline float widen(bf16 x) {
 inline void narrow(float x, f16& out) { out.bits = twin::to_f16(x); }
 inline void narrow(float x, bf16& out) { out.bits = twin::to_bf16(x); }
 
+inline float fast_exp2(float x) { return exp2f(x); }
+inline float fast_reciprocal(float x) { return 1.0f / x; }
+
 inline void __syncthreads() { twin::wait_block(); }
 inline void __syncwarp() { twin::wait_warp(); }
 
@@ -82,6 +90,33 @@ inline float __shfl_sync(unsigned, float x, int lane) {
 
 inline float __shfl_xor_sync(unsigned mask, float x, int flip) {
     return __shfl_sync(mask, x, int(threadIdx.x % 32) ^ flip);
+}
+
+using twin::copies_end;
+using twin::copy16;
+template <int LEFT>
+void copies_wait() {
+    twin::copies_wait(LEFT);
+}
+
+inline void load_matrices(uint32_t (&out)[4], const void* row) {
+    const std::array<uint64_t, 32> rows = twin::exchange(reinterpret_cast<uintptr_t>(row));
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned i = 0; i < 4; i++) {
+        memcpy(&out[i], reinterpret_cast<const char*>(rows[8 * i + lane / 4]) + lane % 4 * 4, sizeof out[i]);
+    }
+}
+
+inline void load_transposed(uint32_t (&out)[4], const void* row) {
+    const std::array<uint64_t, 32> rows = twin::exchange(reinterpret_cast<uintptr_t>(row));
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned i = 0; i < 4; i++) {
+        uint16_t halves[2];
+        for (unsigned j = 0; j < 2; j++) {
+            memcpy(&halves[j], reinterpret_cast<const char*>(rows[8 * i + lane % 4 * 2 + j]) + lane / 4 * 2, 2);
+        }
+        memcpy(&out[i], halves, sizeof halves);
+    }
 }
 
 // mma.m16n8k16 by the manual's formulas, which mma.cuh tells: a lane finds each element by the lane that has it.
