@@ -21,7 +21,7 @@ use crate::tokenize::Overflow;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::{Completion, Completions, Engine, Pool, pack};
+    use super::{Completion, Completions, Engine, Pool, cores, pack};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
@@ -73,6 +73,11 @@ fn pack(
     let packed = || engine::pack(&directory, &out, &dtype, &kernels, emulate);
     let device = py.detach(packed).map_err(|e| raise(py, e))?;
     Ok((device.dtype, device.instructions()))
+}
+
+#[pyfunction]
+fn cores(py: Python<'_>) -> PyResult<usize> {
+    device::threads(None).map_err(|e| raise(py, e))
 }
 
 #[pyclass(frozen, module = "rerankd._core")]

@@ -74,6 +74,24 @@ fn several_gpus_answer_as_one() {
 }
 
 #[test]
+fn small_waves_are_replayed_with_what_is_new_in_them() {
+    let gpu = on_gpu("cuda-twin:0", "f32", &golden("bert"));
+    let cpu = on_gpu("cpu", "f32", &golden("bert"));
+    let case = cases(&golden("bert").join("cases.json")).remove(0);
+    let contexts: Vec<&str> = case.contexts.iter().map(String::as_str).collect();
+    // One size is run, captured and replayed, with other texts each time, some of them fewer than there is room for.
+    for count in [3, 3, 4, 3, 4] {
+        for first in [0, 1] {
+            let texts = &contexts[first..(first + count).min(contexts.len())];
+            let (there, here) = (logits(&gpu, &case.query, texts), logits(&cpu, &case.query, texts));
+            assert_eq!(there.len(), texts.len());
+            let off = there.iter().zip(&here).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off < 1e-4, "{count} from {first} on: {off}");
+        }
+    }
+}
+
+#[test]
 fn waves_are_as_large_as_a_gpu_wants_them_whatever_the_threads_get() {
     let pool = Pool::new(Limits { threads: 1, wave_tokens: 16, queue_tokens: 1 << 30 }).unwrap();
     let options = Options { device: "cuda-twin:0".into(), gpu_wave_tokens: 4000, ..options(&golden("bert")) };

@@ -31,7 +31,7 @@ print(before - resident())
 THREADS = """
 import ctypes, os, sys, threading
 from rerankd import heap
-if sys.argv[1] == "share": assert heap.share()
+if sys.argv[1] != "each": assert heap.share(int(sys.argv[1]))
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.fdopen.restype = ctypes.c_void_p, ctypes.c_void_p
 libc.malloc_info.argtypes, libc.fflush.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
@@ -60,8 +60,9 @@ def test_what_is_free_goes_back() -> None:
 
 @glibc
 def test_threads_share_heaps() -> None:
-    assert said(THREADS, "share").count("<heap nr=") <= 2
-    assert said(THREADS, "each").count("<heap nr=") > 2
+    assert said(THREADS, "1").count("<heap nr=") == 2, "two at the least"
+    assert said(THREADS, "4").count("<heap nr=") == 4, "one for each compute thread"
+    assert said(THREADS, "each").count("<heap nr=") > 4
 
 
 async def test_it_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,5 +84,5 @@ async def test_it_goes_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    assert not heap.share()
+    assert not heap.share(2)
     assert not heap.give_back()

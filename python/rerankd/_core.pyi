@@ -11,6 +11,9 @@ __version__: str
 cuda: bool
 """Whether this build computes on GPUs."""
 
+def cores() -> int:
+    """Cores that the cgroup's quota and the affinity mask leave, at least 1. Raises DeviceError."""
+
 def pack(directory: str, out: str, *, dtype: str, kernels: str, emulate: bool) -> tuple[str, str]:
     """Writes the checkpoint in `directory`, packed, as `out`/model.safetensors; `out` is there already.
 

@@ -12,17 +12,20 @@ import ctypes
 from typing import Final
 
 _M_ARENA_MAX: Final = -8
-_ARENAS: Final = 2
-"""Heaps of the process. More would spare threads a wait for each other; ours seldom allocate at once."""
+_FEWEST: Final = 2
 
 _EVERY: Final = 30.0
 """Seconds between two times that free pages are given back, which takes milliseconds of one core."""
 
 
-def share(arenas: int = _ARENAS) -> bool:
-    """Has all threads share so many heaps; before there are threads. Whether the C library can do that."""
+def share(threads: int) -> bool:
+    """Has all threads share as many heaps as there are compute threads, 2 at the least; before any is started.
+
+    Those allocate a thousand times a text when they tokenize: on 16 cores and two heaps they spent most of their
+    time waiting for each other, and a GPU did a quarter of what it does. Returns whether the C library can do that.
+    """
     try:
-        return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, arenas))
+        return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, max(_FEWEST, threads)))
     except (AttributeError, OSError):
         return False
 

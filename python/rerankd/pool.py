@@ -14,6 +14,14 @@ GPU_WAVE_TOKENS: Final = 16384
 _NO_LIMIT: Final = 1 << 40
 
 
+def cores() -> int:
+    """As many compute threads as a pool has that isn't told: what the cgroup's quota and the affinity mask leave.
+
+    Raises DeviceError where that can't be told.
+    """
+    return _core.cores()
+
+
 class Pool:
     """Threads, and the queue that they work off, for any number of rerankers: `Reranker(..., pool=pool)`.
 

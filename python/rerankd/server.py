@@ -23,7 +23,7 @@ from rerankd.http_bodies import most_parts
 from rerankd.inflight import InFlight
 from rerankd.limits import Limits
 from rerankd.metrics import Metrics
-from rerankd.pool import Pool
+from rerankd.pool import Pool, cores
 from rerankd.reranker import Reranker
 from rerankd.room import AHEAD_BYTES, CALL_BYTES, WAITING, Room
 from rerankd.service import BATCH_BYTES, SERVICE, RerankService
@@ -341,7 +341,7 @@ def run(settings: Settings) -> int:
     Server.start.
     """
     logs.to_stderr(settings)
-    heap.share()
+    heap.share(settings.threads or cores())
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{result, sys};
 
-use super::driver::{Argument, Driver, Outcome, Product, Stream};
+use super::driver::{Argument, Driver, Graph, Outcome, Product, Stream};
 use super::{GpuError, Precision};
 
 /// The kernels, as build.rs has compiled them.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+/// What cuBLAS asks for on Hopper. Its own it would take and give back in the middle of what is captured.
+const WORKSPACE: usize = 32 << 20;
 
 /// How many GPUs there are, or why none.
 pub fn count() -> Result<usize, String> {
@@ -159,10 +162,17 @@ impl Driver for Cuda {
     fn stream(&self) -> Outcome<Box<dyn Stream>> {
         self.0.enter()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-        let mut made = CudaStream { context: self.0.clone(), stream, blas: std::ptr::null_mut() };
+        let mut made =
+            CudaStream { context: self.0.clone(), stream, blas: std::ptr::null_mut(), workspace: 0 };
         made.blas = blas::create_handle()?;
-        // SAFETY: both were made above, in this context.
-        unsafe { blas::set_stream(made.blas, made.stream.cast()) }?;
+        made.workspace = self.alloc(WORKSPACE)?;
+        let workspace = made.workspace as *mut c_void;
+        // SAFETY: all were made above, in this context, and live as long as the handle. A stream that is set takes the
+        // handle's workspace away, so that this is given after it.
+        unsafe {
+            blas::set_stream(made.blas, made.stream.cast())?;
+            blas_sys::cublasSetWorkspace_v2(made.blas, workspace, WORKSPACE).result()?;
+        }
         Ok(Box::new(made))
     }
 }
@@ -171,6 +181,7 @@ struct CudaStream {
     context: Arc<Context>,
     stream: sys::CUstream,
     blas: blas_sys::cublasHandle_t,
+    workspace: u64,
 }
 
 // SAFETY: handles that one thread uses at a time, whichever; each call makes the context that thread's own.
@@ -181,15 +192,45 @@ impl Drop for CudaStream {
         if self.context.enter().is_err() {
             return;
         }
-        // SAFETY: both were made by `Driver::stream` and are destroyed once. Whoever drops a queue may free what its work
+        // SAFETY: all were made by `Driver::stream` and are destroyed once. Whoever drops a queue may free what its work
         // uses: that is waited for. Refusals are a lost GPU's, and change nothing.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
             if !self.blas.is_null() {
                 let _ = blas::destroy_handle(self.blas);
             }
+            if self.workspace != 0 {
+                let _ = result::free_sync(self.workspace);
+            }
             let _ = result::stream::destroy(self.stream);
         }
+    }
+}
+
+struct CudaGraph {
+    context: Arc<Context>,
+    stream: sys::CUstream,
+    graph: sys::CUgraphExec,
+}
+
+// SAFETY: handles that one thread uses at a time, whichever; each call makes the context that thread's own.
+unsafe impl Send for CudaGraph {}
+
+impl Drop for CudaGraph {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: instantiated by `capture` and destroyed once. A lost GPU's refusal changes nothing.
+            let _ = unsafe { result::graph::exec_destroy(self.graph) };
+        }
+    }
+}
+
+impl Graph for CudaGraph {
+    // SAFETY: by the trait's contract.
+    unsafe fn replay(&self) -> Outcome<()> {
+        self.context.enter()?;
+        // SAFETY: whoever has a graph has its stream; the memory is the caller's.
+        Ok(unsafe { result::graph::launch(self.graph, self.stream) }?)
     }
 }
 
@@ -260,5 +301,28 @@ impl Stream for CudaStream {
                 blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }?)
+    }
+
+    fn capture(&self, work: &mut dyn FnMut() -> Outcome<()>) -> Outcome<Box<dyn Graph>> {
+        self.context.enter()?;
+        // In any stricter mode a thread's first product now and then fails: what cuBLAS sets up then is not allowed.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream lives.
+        unsafe { result::stream::begin_capture(self.stream, mode) }?;
+        let done = work();
+        // SAFETY: as above. Ended whatever came of the work: a stream that captures does nothing.
+        let captured = unsafe { result::stream::end_capture(self.stream) };
+        done?;
+        let captured = captured?;
+        if captured.is_null() {
+            return Err(GpuError::Refused("nothing was captured".into()));
+        }
+        // SAFETY: captured just now; what is instantiated from it needs it no longer.
+        let graph = unsafe {
+            let graph = result::graph::instantiate(captured, sys::CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(captured);
+            graph
+        }?;
+        Ok(Box::new(CudaGraph { context: self.context.clone(), stream: self.stream, graph }))
     }
 }

@@ -72,4 +72,14 @@ pub trait Stream: Send {
     /// # Safety
     /// The memory at the three addresses is allocated and of the product's shape.
     unsafe fn product(&self, product: &Product) -> Outcome<()>;
+
+    /// Keeps the launches and products that `work` queues here, none of which is done.
+    fn capture(&self, work: &mut dyn FnMut() -> Outcome<()>) -> Outcome<Box<dyn Graph>>;
+}
+
+/// What a stream has captured, to be queued there again, whole and in one call.
+pub trait Graph: Send {
+    /// # Safety
+    /// All memory that the work uses is allocated still.
+    unsafe fn replay(&self) -> Outcome<()>;
 }

@@ -16,7 +16,7 @@ mod wave;
 
 use std::sync::Arc;
 
-pub use driver::{Argument, Driver, Outcome, Product, Stream};
+pub use driver::{Argument, Driver, Graph, Outcome, Product, Stream};
 pub use memory::{Buffer, Slice};
 pub use queue::{LayerNorm, Queue, Tables};
 pub use wave::{Wave, pack};

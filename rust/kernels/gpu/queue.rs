@@ -1,6 +1,6 @@
 //! The kernels, each with its shapes checked, queued on a stream.
 
-use super::driver::{Argument, Outcome, Product, Stream};
+use super::driver::{Argument, Graph, Outcome, Product, Stream};
 use super::memory::{Buffer, Slice};
 use super::wave::Wave;
 use super::{GRAIN, Precision, WIDEST_HEAD};
@@ -103,6 +103,17 @@ impl Queue {
         );
         // SAFETY: within the buffer, as was just seen.
         unsafe { self.stream.write(buffer.at() + from as u64, bytes) }
+    }
+
+    /// Keeps what `work` queues here, to be replayed; nothing of it is done.
+    pub fn capture(&self, mut work: impl FnMut() -> Outcome<()>) -> Outcome<Box<dyn Graph>> {
+        self.stream.capture(&mut work)
+    }
+
+    /// Queues what was captured here. Its buffers live still, as with every slice.
+    pub fn replay(&self, graph: &dyn Graph) -> Outcome<()> {
+        // SAFETY: slices are of live buffers, those of captured work too: that is asked of the caller above.
+        unsafe { graph.replay() }
     }
 
     /// Waits for all that is queued, and copies f32 out.
@@ -269,15 +280,7 @@ impl Queue {
             check(rows, precision, wave.sequences * width);
         }
         let starts = block.part(wave.starts(), wave.sequences + 1);
-        let arguments = [
-            at(q),
-            at(kv),
-            at(value_bias),
-            at(starts),
-            int(heads),
-            int(head_dim),
-            at(out),
-        ];
+        let arguments = [at(q), at(kv), at(value_bias), at(starts), int(heads), int(head_dim), at(out)];
         self.launch("cls_attention", precision, [wave.sequences, heads], ROW_BLOCK, &arguments)
     }
 

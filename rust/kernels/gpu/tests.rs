@@ -170,8 +170,8 @@ fn wave(lengths: &[usize], vocabulary: u32) -> (Wave, Vec<u32>, Vec<u32>) {
     let ids: Vec<u32> = (0..tokens).map(|i| i * 7 % vocabulary).collect();
     let places: Vec<u32> = (0..tokens).map(|i| i * 5 % 11).collect();
     let kinds: Vec<u8> = (0..tokens).map(|i| (i % 3 == 0).into()).collect();
-    let mut block = Vec::new();
-    let wave = pack(&ids, &places, &kinds, &starts, &mut block);
+    let (wave, mut block) = (Wave::of(&starts), Vec::new());
+    pack(&ids, &places, &kinds, &starts, wave, &mut block);
     (wave, block, starts)
 }
 

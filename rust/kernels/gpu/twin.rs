@@ -1,12 +1,13 @@
 //! A GPU's twin: the kernels' own text, compiled for the CPU and run thread by thread (cu/twin.cpp). Slow, and exact about
 //! what CUDA leaves open: memory begins as no number, ends at fences, and threads run in an order that tests choose.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::GpuError;
-use super::driver::{Argument, Driver, Outcome, Product, Stream};
+use super::driver::{Argument, Driver, Graph, Outcome, Product, Stream};
 
 // SAFETY: as cu/twin.cpp declares them.
 unsafe extern "C" {
@@ -92,11 +93,53 @@ impl Driver for Twin {
     }
 
     fn stream(&self) -> Outcome<Box<dyn Stream>> {
-        Ok(Box::new(self.clone()))
+        Ok(Box::new(TwinStream { twin: self.clone(), captured: RefCell::default() }))
     }
 }
 
-impl Stream for Twin {
+/// What a stream was asked for.
+#[derive(Clone)]
+enum Work {
+    Launch { kernel: String, grid: [u32; 2], block: u32, arguments: Vec<Argument> },
+    Product(Product),
+}
+
+struct TwinStream {
+    twin: Twin,
+    /// What is kept and not done, while there is a capture.
+    captured: RefCell<Option<Vec<Work>>>,
+}
+
+struct TwinGraph {
+    twin: Twin,
+    work: Vec<Work>,
+}
+
+impl Graph for TwinGraph {
+    // SAFETY: by the trait's contract.
+    unsafe fn replay(&self) -> Outcome<()> {
+        for work in &self.work {
+            // SAFETY: the caller's, for all of it.
+            unsafe { self.twin.run(work) }?;
+        }
+        Ok(())
+    }
+}
+
+impl TwinStream {
+    /// # Safety
+    /// As `Stream` asks of this work.
+    unsafe fn queue(&self, work: Work) -> Outcome<()> {
+        if let Some(captured) = &mut *self.captured.borrow_mut() {
+            captured.push(work);
+            return Ok(());
+        }
+        // SAFETY: the caller's.
+        unsafe { self.twin.run(&work) }
+    }
+}
+
+impl Stream for TwinStream {
     // SAFETY: by the trait's contract.
     unsafe fn write(&self, to: u64, from: &[u8]) -> Outcome<()> {
         // SAFETY: the caller's: as many bytes are allocated at `to`, which no slice of ours lies in.
@@ -112,6 +155,44 @@ impl Stream for Twin {
     }
 
     // SAFETY: by the trait's contract.
+    unsafe fn launch(&self, kernel: &str, grid: [u32; 2], block: u32, arguments: &[Argument]) -> Outcome<()> {
+        // SAFETY: the caller's.
+        unsafe {
+            self.queue(Work::Launch { kernel: kernel.into(), grid, block, arguments: arguments.to_vec() })
+        }
+    }
+
+    // SAFETY: by the trait's contract.
+    unsafe fn product(&self, product: &Product) -> Outcome<()> {
+        // SAFETY: the caller's.
+        unsafe { self.queue(Work::Product(*product)) }
+    }
+
+    fn capture(&self, work: &mut dyn FnMut() -> Outcome<()>) -> Outcome<Box<dyn Graph>> {
+        *self.captured.borrow_mut() = Some(Vec::new());
+        let done = work();
+        let work = self.captured.borrow_mut().take().unwrap_or_default();
+        done?;
+        Ok(Box::new(TwinGraph { twin: self.twin.clone(), work }))
+    }
+}
+
+impl Twin {
+    /// # Safety
+    /// As `Stream` asks of this work.
+    unsafe fn run(&self, work: &Work) -> Outcome<()> {
+        match work {
+            // SAFETY: the caller's.
+            Work::Launch { kernel, grid, block, arguments } => unsafe {
+                self.launch(kernel, *grid, *block, arguments)
+            },
+            // SAFETY: the caller's.
+            Work::Product(product) => unsafe { multiply(product) },
+        }
+    }
+
+    /// # Safety
+    /// As `Stream::launch` asks.
     unsafe fn launch(&self, kernel: &str, grid: [u32; 2], block: u32, arguments: &[Argument]) -> Outcome<()> {
         let _one = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
         let name = CString::new(kernel).map_err(|e| GpuError::Refused(e.to_string()))?;
@@ -130,17 +211,18 @@ impl Stream for Twin {
         let fault = unsafe { CStr::from_ptr(fault) };
         Err(GpuError::Refused(format!("{kernel}: {}", fault.to_string_lossy())))
     }
+}
 
-    // SAFETY: by the trait's contract.
-    unsafe fn product(&self, product: &Product) -> Outcome<()> {
-        let &Product { precision, x, weight, out, rows, inputs, outputs } = product;
-        let precision = CString::new(precision.name()).map_err(|e| GpuError::Refused(e.to_string()))?;
-        let (rows, outputs, inputs) = (rows as c_int, outputs as c_int, inputs as c_int);
-        let (x, weight, out) = (x as *const c_void, weight as *const c_void, out as *mut c_void);
-        // SAFETY: the caller's: the memory is allocated and of the shape.
-        unsafe { twin_product(precision.as_ptr(), x, weight, out, rows, outputs, inputs) };
-        Ok(())
-    }
+/// # Safety
+/// As `Stream::product` asks.
+unsafe fn multiply(product: &Product) -> Outcome<()> {
+    let &Product { precision, x, weight, out, rows, inputs, outputs } = product;
+    let precision = CString::new(precision.name()).map_err(|e| GpuError::Refused(e.to_string()))?;
+    let (rows, outputs, inputs) = (rows as c_int, outputs as c_int, inputs as c_int);
+    let (x, weight, out) = (x as *const c_void, weight as *const c_void, out as *mut c_void);
+    // SAFETY: the caller's: the memory is allocated and of the shape.
+    unsafe { twin_product(precision.as_ptr(), x, weight, out, rows, outputs, inputs) };
+    Ok(())
 }
 
 /// As the kernels round: to f16 and to bf16; and f16 back.

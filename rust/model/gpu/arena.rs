@@ -1,5 +1,6 @@
 //! What a wave is computed in: a queue of its own, and one allocation cut into all its buffers.
 
+use super::replays::Replays;
 use crate::kernels::gpu::{Buffer, Gpu, Outcome, Precision, Queue, Slice, Wave};
 use crate::model::config::ModelConfig;
 
@@ -13,7 +14,8 @@ pub struct Rows {
 }
 
 pub struct Arena {
-    pub queue: Queue, // before the buffer: dropped first, it waits for what uses that
+    pub replays: Replays, // before the queue that they were captured on
+    pub queue: Queue,     // before the buffer: dropped first, it waits for what uses that
     pub buffer: Buffer,
     pub words: Vec<u32>, // the wave's block, here; at the buffer's beginning, there
     tokens: usize,
@@ -63,7 +65,14 @@ impl Arena {
         let bytes: Vec<usize> =
             sizes(config, precision, tokens, sequences).iter().map(|(size, of)| size * of.size()).collect();
         let buffer = gpu.buffer(Buffer::room(&bytes))?;
-        Ok(Self { queue: gpu.queue()?, buffer, words: Vec::new(), tokens, sequences })
+        Ok(Self {
+            replays: Replays::default(),
+            queue: gpu.queue()?,
+            buffer,
+            words: Vec::new(),
+            tokens,
+            sequences,
+        })
     }
 
     pub fn holds(&self, tokens: usize, sequences: usize) -> bool {

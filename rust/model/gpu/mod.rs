@@ -4,6 +4,7 @@
 //! Of the last layer, queries, output projection and feed-forward are computed for the CLS rows alone.
 
 mod arena;
+mod replays;
 mod turns;
 mod weights;
 
@@ -175,7 +176,7 @@ impl Replica {
     }
 
     fn forward(&self, batch: &Batch) -> Result<Vec<f32>> {
-        let (tokens, sequences) = (batch.tokens(), batch.sequences());
+        let tokens = batch.tokens();
         let failed = |error: GpuError| match error {
             GpuError::Memory => {
                 Error::Memory(format!("{} has no memory for a wave of {tokens} tokens", self.gpu.name()))
@@ -183,8 +184,11 @@ impl Replica {
             GpuError::Lost(why) => Error::Lost(format!("{} is lost: {why}", self.gpu.name())),
             GpuError::Refused(why) => Error::Internal(format!("{}: {why}", self.gpu.name())),
         };
-        let mut arena = self.arena(tokens, sequences).map_err(failed)?;
-        let logits = self.run(batch, &mut arena).map_err(failed)?;
+        let exact = Wave::of(batch.cu_seqlens());
+        let wave = exact.rounded().unwrap_or(exact);
+        let mut arena = self.arena(wave.tokens, wave.sequences).map_err(failed)?;
+        let mut logits = self.run(batch, wave, &mut arena).map_err(failed)?;
+        logits.truncate(batch.sequences() * self.config.labels);
         // One in which something failed is not used again.
         self.idle().push(arena);
         Ok(self.head.finish(logits))
@@ -214,34 +218,42 @@ impl Replica {
         Arena::new(&self.gpu, &self.config, self.precision, tokens, sequences)
     }
 
-    /// The logits `[sequences, labels]`, to which the last bias has not been added.
-    fn run(&self, batch: &Batch, arena: &mut Arena) -> Outcome<Vec<f32>> {
+    /// The logits `[sequences, labels]` of all sequences that the wave has room for, to which the last bias has not been added.
+    fn run(&self, batch: &Batch, wave: Wave, arena: &mut Arena) -> Outcome<Vec<f32>> {
         let parts = arena.parts(&self.config, self.precision);
-        let wave = self.embeddings.pack(batch, &mut arena.words);
-        let Arena { queue, buffer, words, .. } = arena;
+        let Arena { replays, queue, buffer, words, .. } = arena;
+        self.embeddings.pack(batch, wave, words);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         queue.write(buffer, 0, &bytes)?;
+        match wave.rounded() == Some(wave) {
+            true => replays.run(queue, wave, || self.queue(queue, &parts, &wave))?,
+            false => self.queue(queue, &parts, &wave)?,
+        }
+        let mut logits = vec![0.0; wave.sequences * self.config.labels];
+        queue.read(parts.logits, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// All that is computed of a wave, from its block to its logits.
+    fn queue(&self, queue: &Queue, parts: &Parts, wave: &Wave) -> Outcome<()> {
         let (hidden, heads) = (self.config.hidden, self.config.heads);
         let rows = parts.tokens;
-        self.embeddings.forward(queue, &parts, &wave)?;
+        self.embeddings.forward(queue, parts, wave)?;
         for layer in &self.layers {
             queue.product(rows.x, layer.qkv.weight(), wave.tokens, hidden, parts.qkv)?;
-            queue.attention(parts.qkv, layer.qkv.bias(), parts.block, &wave, heads, rows.context)?;
+            queue.attention(parts.qkv, layer.qkv.bias(), parts.block, wave, heads, rows.context)?;
             layer.block.forward(queue, &rows, wave.tokens, rows.x)?;
         }
         let LastLayer { q, kv, value_bias, block } = &self.last;
         let cls = parts.cls;
         queue.product(rows.x, kv.weight(), wave.tokens, hidden, parts.qkv)?;
-        queue.gather(rows.x, parts.block, &wave, hidden, cls.x)?;
+        queue.gather(rows.x, parts.block, wave, hidden, cls.x)?;
         queue.product(cls.x, q.weight(), wave.sequences, hidden, parts.q)?;
         queue.activate(parts.q, q.bias(), Activation::None, wave.sequences)?;
         let value_bias = value_bias.slice(Precision::F32);
-        queue.cls_attention(parts.q, parts.qkv, value_bias, parts.block, &wave, heads, cls.context)?;
+        queue.cls_attention(parts.q, parts.qkv, value_bias, parts.block, wave, heads, cls.context)?;
         block.forward(queue, &cls, wave.sequences, parts.normed)?;
-        self.head.forward(queue, &parts, wave.sequences)?;
-        let mut logits = vec![0.0; wave.sequences * self.config.labels];
-        queue.read(parts.logits, &mut logits)?;
-        Ok(logits)
+        self.head.forward(queue, parts, wave.sequences)
     }
 }
 
@@ -326,14 +338,14 @@ impl Embeddings {
         })
     }
 
-    fn pack(&self, batch: &Batch, words: &mut Vec<u32>) -> Wave {
+    fn pack(&self, batch: &Batch, wave: Wave, words: &mut Vec<u32>) {
         let mut places = Vec::with_capacity(batch.tokens());
         for ends in batch.cu_seqlens().windows(2) {
             let mut seen = 0;
             let ids = &batch.ids()[ends[0] as usize..ends[1] as usize];
             places.extend(ids.iter().map(|&id| self.placing.next(id, &mut seen) as u32));
         }
-        gpu::pack(batch.ids(), &places, batch.types(), batch.cu_seqlens(), words)
+        gpu::pack(batch.ids(), &places, batch.types(), batch.cu_seqlens(), wave, words);
     }
 
     /// The first hidden rows, into `parts.tokens.x`.

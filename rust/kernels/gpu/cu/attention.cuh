@@ -81,7 +81,7 @@ __device__ inline void attention(const T* qkv, const float* bias, const uint32_t
 
 // The last layer's, of each sequence's first row alone: out [sequences, heads, head_dim] from q of the same shape, with its
 // bias, and kv [tokens, 2, heads, head_dim] without. starts [sequences + 1]. A block for a sequence (x) and a head (y), whose
-// warps share the keys.
+// warps share the keys. A sequence of no tokens gets nothing.
 template <class T>
 __device__ inline void cls_attention(const T* q, const T* kv, const float* value_bias, const uint32_t* starts, int heads,
                                      int head_dim, T* out) {
@@ -90,10 +90,11 @@ __device__ inline void cls_attention(const T* q, const T* kv, const float* value
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int sequence = blockIdx.x, width = heads * head_dim, at = blockIdx.y * head_dim;
     const size_t stride = 2 * size_t(width), row = size_t(sequence) * width;
+    const int length = starts[sequence + 1] - starts[sequence];
+    if (length == 0) return;
     for (int i = threadIdx.x; i < head_dim; i += blockDim.x) query[i] = widen(q[row + at + i]);
     __syncthreads();
     const T* keys = kv + starts[sequence] * stride + at;
-    const int length = starts[sequence + 1] - starts[sequence];
     const Attended got = attend(query, keys, keys + width, stride, WARP * warp, WARP * WARPS, length, head_dim);
     for (int j = 0; j < PER_LANE; j++) sums[warp][lane + j * WARP] = got.sum[j];
     if (lane == 0) {

@@ -50,17 +50,28 @@ __device__ inline void fetch(const T* keys, size_t stride, int width, int from, 
     }
 }
 
-// The queries of a warp, with their bias and in units of log 2, as left operands; zeros past the sequence's end.
+// Begins to copy a block's queries; zeros past the sequence's end.
 template <class T, int D>
-__device__ inline void load_queries(const T* sequence, size_t stride, const float* bias, int row, int length,
-                                    uint32_t (&q)[D / 16][4]) {
-    const int t = threadIdx.x % 4;
+__device__ inline void fetch_queries(const T* sequence, size_t stride, int first, int length, T (&q)[TILE_ROWS][D + PAD]) {
+    for (int part = threadIdx.x; part < TILE_ROWS * D / 8; part += blockDim.x) {
+        const int row = part / (D / 8), i = part % (D / 8) * 8;
+        const bool there = first + row < length;
+        copy16(&q[row][i], there ? sequence + size_t(first + row) * stride + i : sequence, there);
+    }
+}
+
+// A warp's 16 queries as left operands, with their bias and in units of log 2.
+template <class T, int D>
+__device__ inline void load_queries(const T (*rows)[D + PAD], const float* bias, uint32_t (&q)[D / 16][4]) {
+    const int lane = threadIdx.x % WARP, t = lane % 4;
     for (int kk = 0; kk < D / 16; kk++) {
+        uint32_t raw[4];
+        load_matrices(raw, &rows[lane % 16][16 * kk + lane / 16 * 8]);
         for (int part = 0; part < 4; part++) {
-            const int r = row + 8 * (part % 2), i = 16 * kk + 2 * t + 8 * (part / 2);
-            const T* at = sequence + size_t(r) * stride + i;
-            q[kk][part] =
-                r < length ? pair<T>((widen(at[0]) + bias[i]) * LOG2_E, (widen(at[1]) + bias[i + 1]) * LOG2_E) : 0;
+            const float* b = bias + 16 * kk + 2 * t + 8 * (part / 2);
+            T halves[2];
+            memcpy(halves, &raw[part], sizeof halves);
+            q[kk][part] = pair<T>((widen(halves[0]) + b[0]) * LOG2_E, (widen(halves[1]) + b[1]) * LOG2_E);
         }
     }
 }
@@ -136,6 +147,7 @@ template <class T, int D>
 __device__ inline void flash(const T* qkv, const float* bias, const uint32_t* tiles, int heads, T* out) {
     alignas(16) __shared__ T k[2][KEYS][D + PAD];
     alignas(16) __shared__ T v[2][KEYS][D + PAD];
+    alignas(16) __shared__ T rows[TILE_ROWS][D + PAD];  // the queries, and in the end the results
     const uint32_t* tile = tiles + 3 * blockIdx.x;
     const int length = tile[1];
     if (length == 0) return;
@@ -143,10 +155,10 @@ __device__ inline void flash(const T* qkv, const float* bias, const uint32_t* ti
     const int width = heads * D, at = blockIdx.y * D;
     const size_t stride = 3 * size_t(width);
     const T* sequence = qkv + tile[0] * stride + at;
+    fetch_queries<T, D>(sequence, stride, tile[2], length, rows);
     fetch<T, D>(sequence + width, stride, width, 0, length, k[0], v[0]);
     copies_end();
     uint32_t q[D / 16][4];
-    load_queries<T, D>(sequence, stride, bias + at, first + threadIdx.x % WARP / 4, length, q);
     float results[D / 8][4] = {};
     Softmax state = {{-INFINITY, -INFINITY}, {0, 0}};
     for (int from = 0, stage = 0; from < length; from += KEYS, stage ^= 1) {
@@ -157,6 +169,7 @@ __device__ inline void flash(const T* qkv, const float* bias, const uint32_t* ti
         __syncthreads();
         // Of a short sequence not every warp has rows.
         if (first < length) {
+            if (from == 0) load_queries<T, D>(&rows[16 * warp], bias + at, q);
             const int there = length - from < KEYS ? length - from : KEYS;
             float scores[KEYS / 8][4], shrink[2];
             score<T, D>(q, k[stage], there, scores);
@@ -170,5 +183,5 @@ __device__ inline void flash(const T* qkv, const float* bias, const uint32_t* ti
     }
     if (first >= length) return;
     const size_t row = size_t(tile[0]) + first;
-    store_results<T, D>(results, state, bias + 2 * width + at, &k[0][16 * warp], out + row * width + at, width, length - first);
+    store_results<T, D>(results, state, bias + 2 * width + at, &rows[16 * warp], out + row * width + at, width, length - first);
 }

@@ -113,15 +113,16 @@ __device__ inline void embed(const T* words, const T* positions, const T* types,
     normalize4(read, gamma, beta, eps, width, out + size_t(row) * width);
 }
 
-// out [sequences, width]: the first row of each sequence of x [tokens, width].
+// out [sequences, width]: the first row of each sequence of x [tokens, width]; zeros for one that has none.
 template <class T>
 __device__ inline void gather(const T* x, const uint32_t* starts, int sequences, int width, T* out) {
     const int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (row >= sequences) return;
     const T* from = x + size_t(starts[row]) * width;
+    const bool there = starts[row] < starts[row + 1];
     for (int i = 4 * (threadIdx.x % WARP); i < width; i += 4 * WARP) {
-        float values[4];
-        load4(from + i, values);
+        float values[4] = {};
+        if (there) load4(from + i, values);
         store4(values, out + size_t(row) * width + i);
     }
 }
