@@ -226,6 +226,8 @@ impl<T, P> Scheduler<T, P> {
         if let Some(request) = self.requests.remove(&ticket) {
             self.held_tokens -= request.held;
             if let Some(lane) = self.lanes.get_mut(&request.lane) {
+                let under_way = |reading: &&Reading<P>| reading.short && reading.pairs.is_none();
+                lane.reading -= request.reading.values().filter(under_way).count();
                 lane.requests -= 1;
                 if lane.requests == 0 {
                     self.lanes.remove(&request.lane);
@@ -251,7 +253,7 @@ impl<T, P> Scheduler<T, P> {
                 self.pace.begin(now);
                 return self.cut_texts(key);
             }
-            if lane.pair_tokens > 0 && self.has_room(key.1) {
+            if lane.pair_tokens > 0 && self.has_room(key.1) && !self.waits_for_more(lane, key.1) {
                 if rank == Rank::Aged {
                     self.aged = self.waves + 1;
                 }

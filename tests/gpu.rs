@@ -37,17 +37,22 @@ fn worst(engine: &Engine, cases: &[Case]) -> (f64, f64) {
     (worst, high - low)
 }
 
+/// What PyTorch itself loses in a precision, of a logit; tests/golden/halves.json.
+fn lost_by_pytorch(name: &str, dtype: &str) -> f64 {
+    let text = std::fs::read(root().join("tests/golden/halves.json")).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&text).unwrap()[name][dtype]["logit"].as_f64().unwrap()
+}
+
 #[test]
 fn every_golden_agrees_with_the_reference_in_every_precision() {
     for name in GOLDENS {
         let cases = few(&golden(name).join("cases.json"));
-        for (dtype, bar) in [("f32", 1e-4), ("f16", 0.01), ("bf16", 0.06)] {
+        for dtype in ["f32", "f16", "bf16"] {
+            // Whose roundings fall otherwise may lose more of one pair and less of another.
+            let bar = if dtype == "f32" { 1e-4 } else { 2.0 * lost_by_pytorch(name, dtype) };
             let (worst, spread) = worst(&on_gpu("cuda-twin:0", dtype, &golden(name)), &cases);
             println!("{name} in {dtype}: max |logit - reference| = {worst:.1e}, of {spread:.1e}");
-            assert!(
-                worst <= if dtype == "f32" { bar } else { bar * spread },
-                "{name} in {dtype}: {worst} of {spread}"
-            );
+            assert!(worst <= bar, "{name} in {dtype}: {worst}, and {bar} is twice what PyTorch loses");
         }
     }
 }

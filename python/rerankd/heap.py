@@ -20,9 +20,10 @@ _EVERY: Final = 30.0
 
 def share(threads: int) -> bool:
     """Has all threads share as many heaps as there are compute threads, 2 at the least; before any is started.
+    Returns whether the C library can do that.
 
-    Those allocate a thousand times a text when they tokenize: on 16 cores and two heaps they spent most of their
-    time waiting for each other, and a GPU did a quarter of what it does. Returns whether the C library can do that.
+    Those threads allocate a thousand times a text when they tokenize: 16 of them, on two heaps, spent their
+    time waiting for each other, and a GPU did a quarter of what it does.
     """
     try:
         return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, max(_FEWEST, threads)))

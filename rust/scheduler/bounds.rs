@@ -1,6 +1,7 @@
 //! How wide a model's work is: how many of its waves are computed at a time, and how many tokens each of them has. On the
 //! CPU that is a wave of `wave_tokens` for each thread. A GPU wants fewer and larger ones, and its threads only prepare them.
 
+use super::lane::Lane;
 use super::{ModelId, Scheduler};
 
 /// A wave smaller than this costs more in passes over the weights than a second thread gains.
@@ -90,6 +91,12 @@ impl<T, P> Scheduler<T, P> {
         self.bounds.get(&model).is_none_or(|bound| bound.out < bound.bounds.waves)
     }
 
+    /// Whether a wave is better cut a little later. A GPU takes a millisecond for however little, and has few waves at a time: the
+    /// first texts of a request that are tokenized would have it to themselves, and the rest would wait.
+    pub(super) fn waits_for_more(&self, lane: &Lane, model: ModelId) -> bool {
+        self.bounds.contains_key(&model) && lane.reading > 0 && lane.pair_tokens < self.width(model).small
+    }
+
     pub(super) fn begun(&mut self, model: ModelId) {
         if let Some(bound) = self.bounds.get_mut(&model) {
             bound.out += 1;
@@ -144,6 +151,62 @@ mod tests {
         scheduler.landed(1);
         assert_eq!(wave(&mut scheduler), Some(200), "what is left is shared by two");
         assert_eq!(wave(&mut scheduler), None);
+    }
+
+    /// A scheduler with 40 texts of 10 tokens each, and the steps of 10 texts in which its four threads tokenize them.
+    fn reading(bounds: Option<Bounds>) -> (Scheduler<(), usize>, Vec<usize>) {
+        let mut scheduler = Scheduler::new(LIMITS);
+        if let Some(bounds) = bounds {
+            scheduler.bound(1, bounds);
+        }
+        scheduler.open(1, 1, Priority::Interactive, None, None);
+        scheduler.push(1, vec![((), 10); 40]);
+        scheduler.close(1);
+        let mut firsts = Vec::new();
+        while let Step::Tokenize { first, .. } = scheduler.next(Instant::now()) {
+            firsts.push(first);
+        }
+        (scheduler, firsts)
+    }
+
+    #[test]
+    fn a_gpus_wave_waits_for_texts_that_are_nearly_ready() {
+        let (mut scheduler, firsts) = reading(Some(Bounds { waves: 2, wave_tokens: 1600 }));
+        assert!(firsts.len() > 3, "{firsts:?}");
+        let read = |scheduler: &mut Scheduler<(), usize>, at: usize| {
+            let texts = firsts.get(at + 1).unwrap_or(&40) - firsts[at];
+            scheduler.tokenized(1, firsts[at], vec![(0, 10); texts]);
+        };
+        read(&mut scheduler, 0);
+        assert_eq!(wave(&mut scheduler), None, "the others are under way");
+        // An eighth of a wave is worth a wave, and so is whatever there is when nothing more comes.
+        read(&mut scheduler, 1);
+        read(&mut scheduler, 2);
+        assert_eq!(wave(&mut scheduler), Some(20));
+        (3..firsts.len()).for_each(|at| read(&mut scheduler, at));
+        assert!(wave(&mut scheduler).is_some());
+    }
+
+    #[test]
+    fn a_request_that_is_given_up_keeps_no_wave_waiting() {
+        let (mut scheduler, firsts) = reading(Some(Bounds { waves: 2, wave_tokens: 1600 }));
+        scheduler.open(2, 1, Priority::Interactive, None, None);
+        scheduler.push(2, vec![((), 10)]);
+        let Step::Tokenize { ticket: 2, first, .. } = scheduler.next(Instant::now()) else { panic!() };
+        scheduler.tokenized(2, first, vec![(0, 10)]);
+        assert_eq!(wave(&mut scheduler), None);
+        scheduler.remove(1);
+        assert_eq!(wave(&mut scheduler), Some(1));
+        scheduler.tokenized(1, firsts[0], vec![(0, 10); 10]);
+        assert_eq!(wave(&mut scheduler), None, "it is gone");
+    }
+
+    #[test]
+    fn the_cpus_threads_wait_for_nothing() {
+        let (mut scheduler, firsts) = reading(None);
+        let texts = firsts.get(1).unwrap_or(&40) - firsts[0];
+        scheduler.tokenized(1, firsts[0], vec![(0, 10); texts]);
+        assert!(wave(&mut scheduler).is_some());
     }
 
     #[test]

@@ -89,6 +89,7 @@ pub(super) struct Lane {
     pub texts: Line, // requests with texts to tokenize
     pub pairs: Line, // requests with pairs to compute
     pub pair_tokens: usize,
+    pub reading: usize, // steps of tokenizing that are under way, and soon over
     pub waiting: usize, // tokens of all that waits, as far as they are known
     pub lead: usize,    // tokens that went to others than the first in line, less those that went to it
     reads: Order,       // in which texts are tokenized next
@@ -102,6 +103,7 @@ impl Lane {
             texts: Line::default(),
             pairs: Line::default(),
             pair_tokens: 0,
+            reading: 0,
             waiting: 0,
             lead: 0,
             reads: Order::Age,

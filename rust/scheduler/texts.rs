@@ -12,6 +12,8 @@ const TEXTS_PER_STEP: usize = 64;
 pub(super) struct Reading<P> {
     pub texts: usize,
     pub estimate: usize,
+    /// Whether it is no more than a step of usual length, which a wave may wait for.
+    pub short: bool,
     pub pairs: Option<Vec<(P, usize)>>,
 }
 
@@ -58,6 +60,7 @@ impl<T, P> Scheduler<T, P> {
         let Some(mut reading) = request.reading.remove(&first) else { return Vec::new() };
         let Some(lane) = self.lanes.get_mut(&request.lane) else { return Vec::new() };
         request.busy -= reading.texts;
+        lane.reading -= usize::from(reading.short);
         if request.spent {
             return pairs.into_iter().map(|(pair, _)| pair).collect();
         }
@@ -105,7 +108,9 @@ impl<T, P> Scheduler<T, P> {
         }
         let first = request.read;
         request.read += texts.len();
-        request.reading.insert(first, Reading { texts: texts.len(), estimate, pairs: None });
+        let short = estimate <= step;
+        lane.reading += usize::from(short);
+        request.reading.insert(first, Reading { texts: texts.len(), estimate, short, pairs: None });
         Step::Tokenize { ticket, first, texts }
     }
 }

@@ -1,5 +1,5 @@
-//! Every kernel (attention in attention_tests.rs), as its text is, run by the twin against the oracle: in each precision, and with threads in several orders,
-//! whose results must be the same to the bit.
+//! Every kernel (attention in attention_tests.rs), as its text is, run by the twin against the oracle: in each
+//! precision, and with threads in several orders, whose results must be the same to the bit.
 
 #[path = "attention_tests.rs"]
 mod attention;

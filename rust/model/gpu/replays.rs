@@ -44,7 +44,8 @@ impl Replays {
     }
 }
 
-#[cfg(all(test, feature = "cuda-twin"))]
+#[cfg(feature = "cuda-twin")]
+#[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
