@@ -19,8 +19,8 @@ _EVERY: Final = 30.0
 
 
 def share(threads: int) -> bool:
-    """Has all threads share as many heaps as there are compute threads, 2 at the least; before any is started.
-    Returns whether the C library can do that.
+    """Has all threads share as many heaps as there are compute threads, 2 at the least; before any is
+    started. Returns whether the C library can do that.
 
     Those threads allocate a thousand times a text when they tokenize: 16 of them, on two heaps, spent their
     time waiting for each other, and a GPU did a quarter of what it does.

@@ -43,6 +43,10 @@ pub trait Driver: Send + Sync {
     /// As `NVIDIA H200`.
     fn name(&self) -> &str;
 
+    /// Waves of up to so many tokens are tried when a model is loaded: what is set up for each size by its first products, and what
+    /// is captured then, keeps no request waiting.
+    fn tried_tokens(&self) -> usize;
+
     fn alloc(&self, bytes: usize) -> Outcome<u64>;
 
     /// # Safety

@@ -106,6 +106,11 @@ impl Gpu {
         self.driver.name()
     }
 
+    /// The waves that are worth trying when a model is loaded.
+    pub fn tried(&self) -> Vec<Wave> {
+        Wave::usual(self.driver.tried_tokens())
+    }
+
     /// Memory for so many bytes, with whatever is in it.
     pub fn buffer(&self, bytes: usize) -> Outcome<Buffer> {
         Buffer::new(self.driver.clone(), bytes)

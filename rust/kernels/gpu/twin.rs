@@ -73,6 +73,11 @@ impl Driver for Twin {
         "twin"
     }
 
+    // Larger ones would take minutes.
+    fn tried_tokens(&self) -> usize {
+        64
+    }
+
     fn alloc(&self, bytes: usize) -> Outcome<u64> {
         let limit = self.0.limit.load(Ordering::Relaxed);
         let used = self.0.used.fetch_add(bytes, Ordering::Relaxed) + bytes;

@@ -6,6 +6,9 @@ pub const TILE_ROWS: u32 = 64;
 /// Waves of more tokens keep a GPU busy for longer than it takes to queue their launches one by one.
 const LARGEST_ROUNDED: usize = 4096;
 
+/// What a pair usually has.
+const USUAL_TOKENS: usize = 128;
+
 /// Where in the block what is, in words, and how much of it there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Wave {
@@ -28,10 +31,25 @@ impl Wave {
         if self.tokens > LARGEST_ROUNDED {
             return None;
         }
-        // No step is more than an eighth of what it rounds, where that is more than a tile.
-        let step = (self.tokens.next_power_of_two() / 16).max(TILE_ROWS as usize);
-        let (tokens, sequences) = (self.tokens.next_multiple_of(step), self.sequences.next_power_of_two());
+        // A quarter more at the most, where that is more than a tile; finer steps had every other request wait for a
+        // capture. A sequence that isn't there costs a row of the last layer.
+        let step = (self.tokens.next_power_of_two() / 8).max(TILE_ROWS as usize);
+        let tokens = self.tokens.next_multiple_of(step);
+        let sequences = self.sequences.max(tokens.div_ceil(USUAL_TOKENS)).next_power_of_two();
         Some(Self { tokens, sequences, tiles: Self::most_tiles(tokens, sequences) })
+    }
+
+    /// The sizes that waves of usual pairs are rounded to, up to so many tokens.
+    pub fn usual(most_tokens: usize) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        let mut tokens = 1;
+        while let Some(wave) = (Self { tokens, sequences: 1, tiles: 0 }).rounded()
+            && wave.tokens <= most_tokens
+        {
+            all.push(wave);
+            tokens = wave.tokens + 1;
+        }
+        all
     }
 
     /// Words in order: ids, places, kinds `[tokens]` each, starts `[sequences + 1]`, tiles `[tiles, 3]`.
@@ -113,12 +131,13 @@ mod tests {
             let sequences = 3.min(tokens);
             let wave = Wave { tokens, sequences, tiles: sequences + tokens / 64 };
             let rounded = wave.rounded().unwrap();
-            assert!(rounded.tokens >= tokens && rounded.tokens - tokens < 64.max(tokens.div_ceil(8)));
+            assert!(rounded.tokens >= tokens && rounded.tokens - tokens < 64.max(tokens.div_ceil(4)));
+            assert_eq!(rounded.rounded(), Some(rounded));
             assert!(rounded.sequences >= wave.sequences && rounded.tiles >= wave.tiles);
             assert_eq!(rounded.words(), Wave::most_words(rounded.tokens, rounded.sequences));
             all.insert(rounded);
         }
-        assert!(all.len() < 40, "{}", all.len());
+        assert!(all.len() <= 24, "{}", all.len());
         let large = Wave { tokens: LARGEST_ROUNDED + 1, sequences: 9, tiles: 80 };
         assert_eq!(large.rounded(), None);
     }
@@ -138,5 +157,17 @@ mod tests {
         let three = Wave { sequences: 4, ..wave };
         pack(&[9; 5], &[8; 5], &[1; 5], &starts, three, &mut block);
         assert_eq!(block[three.starts()..three.tile_words()], [0, 2, 5, 5, 5], "the last two have no tokens");
+    }
+
+    #[test]
+    fn usual_waves_are_all_sizes_that_small_ones_are_rounded_to() {
+        let usual = Wave::usual(usize::MAX);
+        let rounded = (1..=LARGEST_ROUNDED).filter_map(|tokens| {
+            let sequences = tokens.div_ceil(USUAL_TOKENS);
+            Wave { tokens, sequences, tiles: 0 }.rounded()
+        });
+        let all: std::collections::HashSet<Wave> = rounded.collect();
+        assert_eq!(all, usual.iter().copied().collect());
+        assert_eq!(Wave::usual(64), [Wave { tokens: 64, sequences: 1, tiles: 2 }]);
     }
 }

@@ -4,6 +4,8 @@
 //! Of the last layer, queries, output projection and feed-forward are computed for the CLS rows alone.
 
 mod arena;
+mod embeddings;
+mod head;
 mod replays;
 mod turns;
 mod weights;
@@ -11,17 +13,15 @@ mod weights;
 use std::sync::{Mutex, PoisonError};
 
 use super::config::{Family, ModelConfig};
-use super::embeddings::Placing;
-use super::head;
 use super::loader::{self, Loader, Names};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::kernels::gpu::{
-    self, Buffer, GRAIN, Gpu, GpuError, Outcome, Precision, Queue, Tables, WIDEST_HEAD, Wave,
-};
+use crate::kernels::gpu::{self, Buffer, GRAIN, Gpu, GpuError, Outcome, Precision, Queue, WIDEST_HEAD, Wave};
 use crate::kernels::{Activation, Compute};
 use crate::weights::Weights;
 use arena::{Arena, Parts, Rows};
+use embeddings::Embeddings;
+use head::Head;
 use turns::Turns;
 use weights::{Linear, Norm, Uploader};
 
@@ -124,23 +124,6 @@ struct LastLayer {
     block: Block,
 }
 
-struct Embeddings {
-    words: Buffer,
-    positions: Buffer,
-    types: Option<Buffer>,
-    norm: Norm,
-    project: Option<Linear>,
-    placing: Placing,
-}
-
-/// In f32, whatever the precision: a coarse logit would tie pairs that differ.
-struct Head {
-    dense: Linear,
-    activation: Activation,
-    project: Linear,
-    bias: Vec<f32>, // [labels]
-}
-
 /// The model on one GPU.
 struct Replica {
     idle: Mutex<Vec<Arena>>, // before the weights: dropped first
@@ -163,7 +146,7 @@ impl Replica {
         let layers = (0..config.layers - 1)
             .map(|index| Layer::load(&up, &at(index), names))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self {
+        let made = Self {
             idle: Mutex::default(),
             gpu: gpu.clone(),
             embeddings: Embeddings::load(&up, loader)?,
@@ -172,7 +155,35 @@ impl Replica {
             head: Head::load(&up, loader, outer)?,
             config,
             precision,
-        })
+        };
+        match made.try_waves() {
+            // What there is memory for is found out when it is needed.
+            Ok(()) | Err(GpuError::Memory) => Ok(made),
+            Err(error) => {
+                Err(Error::Device(format!("{} can't compute a wave: {}", gpu.name(), told(&error))))
+            }
+        }
+    }
+
+    /// Computes waves of the usual sizes in each of the arenas that will be used, twice: the second is captured.
+    fn try_waves(&self) -> Outcome<()> {
+        let waves = self.gpu.tried();
+        let Some(largest) = waves.last() else { return Ok(()) };
+        let mut arenas = Vec::new();
+        for _ in 0..WAVES_EACH {
+            let mut arena = self.arena(largest.tokens, largest.sequences)?;
+            for &wave in waves.iter().chain(&waves) {
+                let mut batch = Batch::new();
+                for _ in 0..wave.sequences {
+                    batch
+                        .push(&vec![0; wave.tokens / wave.sequences], &vec![0; wave.tokens / wave.sequences]);
+                }
+                self.run(&batch, wave, &mut arena)?;
+            }
+            arenas.push(arena);
+        }
+        self.idle().append(&mut arenas);
+        Ok(())
     }
 
     fn forward(&self, batch: &Batch) -> Result<Vec<f32>> {
@@ -309,101 +320,5 @@ impl LastLayer {
             up.linear_in(up.precision, &[part(names.query, super::encoder::query_scale(loader.config))?])?;
         let kv = up.linear_in(up.precision, &[key, value])?;
         Ok(Self { q, kv, value_bias, block: Block::load(up, loader, names)? })
-    }
-}
-
-impl Embeddings {
-    fn load(up: &Uploader, loader: &Loader) -> Result<Self> {
-        let config = loader.config;
-        let below = loader.below("embeddings");
-        let table = |name: &str, rows: usize| -> Result<Buffer> {
-            let view = below.tensor(&format!("{name}.weight"), &[rows, config.embedding])?;
-            up.stack(up.precision, &[(&view, 1.0)])
-        };
-        let types = match config.types {
-            0 => None,
-            rows => Some(table("token_type_embeddings", rows)?),
-        };
-        let project = match config.embedding == config.hidden {
-            true => None,
-            false => Some(up.linear(loader, "embeddings_project", config.embedding, config.hidden)?),
-        };
-        Ok(Self {
-            words: table("word_embeddings", config.vocab)?,
-            positions: table("position_embeddings", config.positions)?,
-            types,
-            norm: up.norm(&below, "LayerNorm", config.embedding)?,
-            project,
-            placing: Placing::of(config),
-        })
-    }
-
-    fn pack(&self, batch: &Batch, wave: Wave, words: &mut Vec<u32>) {
-        let mut places = Vec::with_capacity(batch.tokens());
-        for ends in batch.cu_seqlens().windows(2) {
-            let mut seen = 0;
-            let ids = &batch.ids()[ends[0] as usize..ends[1] as usize];
-            places.extend(ids.iter().map(|&id| self.placing.next(id, &mut seen) as u32));
-        }
-        gpu::pack(batch.ids(), &places, batch.types(), batch.cu_seqlens(), wave, words);
-    }
-
-    /// The first hidden rows, into `parts.tokens.x`.
-    fn forward(&self, queue: &Queue, parts: &Parts, wave: &Wave) -> Outcome<()> {
-        let precision = parts.tokens.x.precision();
-        let tables = Tables {
-            words: self.words.slice(precision),
-            positions: self.positions.slice(precision),
-            types: self.types.as_ref().map(|types| types.slice(precision)),
-        };
-        let norm = self.norm.vectors();
-        match &self.project {
-            None => queue.embed(&tables, parts.block, wave, &norm, parts.tokens.x),
-            Some(project) => {
-                queue.embed(&tables, parts.block, wave, &norm, parts.embedded)?;
-                queue.product(
-                    parts.embedded,
-                    project.weight(),
-                    wave.tokens,
-                    project.inputs,
-                    parts.tokens.x,
-                )?;
-                queue.activate(parts.tokens.x, project.bias(), Activation::None, wave.tokens)
-            }
-        }
-    }
-}
-
-impl Head {
-    fn load(up: &Uploader, loader: &Loader, outer: &str) -> Result<Self> {
-        let config = loader.config;
-        let (dense, activation, project) = head::layers(config, &loader.prefix, outer);
-        let linear = |name: &str, outputs: usize| -> Result<_> {
-            let weight = loader.weights.tensor(&format!("{name}.weight"), &[outputs, config.hidden])?;
-            let bias = loader.weights.tensor(&format!("{name}.bias"), &[outputs])?;
-            Ok((weight, bias, 1.0))
-        };
-        let dense = linear(&dense, config.hidden)?;
-        let project = linear(&project, config.labels)?;
-        Ok(Self {
-            dense: up.linear_in(Precision::F32, &[dense])?,
-            activation,
-            bias: project.1.to_vec(),
-            project: up.linear_in(Precision::F32, &[project])?,
-        })
-    }
-
-    fn forward(&self, queue: &Queue, parts: &Parts, sequences: usize) -> Outcome<()> {
-        queue.product(parts.normed, self.dense.weight(), sequences, self.dense.inputs, parts.dense)?;
-        queue.activate(parts.dense, self.dense.bias(), self.activation, sequences)?;
-        queue.product(parts.dense, self.project.weight(), sequences, self.project.inputs, parts.logits)
-    }
-
-    /// One logit a sequence from the products `[sequences, labels]`.
-    fn finish(&self, products: Vec<f32>) -> Vec<f32> {
-        let labels = self.bias.len();
-        let biased: Vec<f32> =
-            products.iter().enumerate().map(|(i, product)| product + self.bias[i % labels]).collect();
-        head::logits(biased, labels)
     }
 }
