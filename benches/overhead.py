@@ -4,8 +4,10 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import grpc
@@ -16,6 +18,9 @@ from rerankd.bench_kinds import Share
 from rerankd.v1 import rerank_pb2 as pb
 from rerankd.v1 import rerank_pb2_grpc
 
+from benches.lean import Lean
+
+METHOD = "/rerankd.v1.RerankService/Rerank"
 # The engine's threads, as `ps -L` names them; all others are Python's and gRPC's.
 ENGINE = "rerankd-"
 
@@ -40,46 +45,47 @@ def outside(before: Mapping[str, int], after: Mapping[str, int]) -> float:
 
 
 def added(target: str, threads: int, words: tuple[int, int], seconds: float) -> dict[str, float]:
-    """Milliseconds, p50, of calls of one context: in process, through gRPC, and of a call that nothing is
-    done for, to the server and to one that is grpcio alone.
+    """Milliseconds, p50, of calls of one context: in process, through gRPC by a client that costs next to
+    nothing and by grpcio's, and of a call that nothing is done for, to the server and to one that is grpcio
+    alone.
 
-    All four in turns, so that the machine is the same to each, and the last two find the caches as a call
-    does that comes after another's computing.
+    All in turns, so that the machine is the same to each, and every call finds the caches as it does that comes
+    after another's computing.
     """
     (group,) = bench.made([Share(1, 1.0)], words, seed=1)
-    nothing = pb.RerankRequest(query="nothing")
-    taken: dict[str, list[float]] = {"in process": [], "through gRPC": [], "nothing": [], "grpcio": []}
+    messages = [
+        pb.RerankRequest(query=each.query, contexts=[pb.Context(text=text) for text in each.contexts])
+        for each in group.requests
+    ]
+    nothing = pb.RerankRequest(query="nothing").SerializeToString()
+    taken: dict[str, list[float]] = {}
     with (
         Reranker("mini-en", threads=threads) as reranker,
         plain() as other,
+        Lean(target, METHOD) as lean,
+        Lean(other, METHOD) as beside,
         grpc.insecure_channel(target) as channel,
-        grpc.insecure_channel(other) as beside,
     ):
         stub = rerank_pb2_grpc.RerankServiceStub(channel)
-        alone = rerank_pb2_grpc.RerankServiceStub(beside)
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            request = group.requests[len(taken["grpcio"]) % len(group.requests)]
-            message = pb.RerankRequest(
-                query=request.query, contexts=[pb.Context(text=text) for text in request.contexts]
-            )
-            at = [time.perf_counter()]
-            stub.Rerank(message)
-            at.append(time.perf_counter())
-            reranker.rank(request.query, request.contexts)
-            at.append(time.perf_counter())
-            stub.Rerank(nothing)
-            at.append(time.perf_counter())
-            reranker.rank(request.query, request.contexts)
-            at.append(time.perf_counter())
-            alone.Rerank(nothing)
-            at.append(time.perf_counter())
-            spent = dict(
-                zip(("through gRPC", "in process", "nothing", "", "grpcio"), np.diff(at), strict=True)
-            )
-            for name, times in taken.items():
-                times.append(spent[name] * 1e3)
-    return {name: float(np.median(times)) for name, times in taken.items()}
+        for turn in count():
+            request, message = (of[turn % len(of)] for of in (group.requests, messages))
+            turns: dict[str, Callable[[], object]] = {
+                "through gRPC": partial(lean.call, message.SerializeToString()),
+                "in process": partial(reranker.rank, request.query, request.contexts),
+                "by grpcio": partial(stub.Rerank, message),
+                "": partial(reranker.rank, request.query, request.contexts),
+                "nothing": partial(lean.call, nothing),
+                " ": partial(reranker.rank, request.query, request.contexts),
+                "grpcio": partial(beside.call, nothing),
+            }
+            for name, call in turns.items():
+                begun = time.perf_counter()
+                call()
+                taken.setdefault(name, []).append((time.perf_counter() - begun) * 1e3)
+            if time.monotonic() > end:
+                return {name: float(np.median(times)) for name, times in taken.items()}
+    raise AssertionError("turns never end by themselves")
 
 
 @contextmanager
