@@ -79,7 +79,7 @@ def check_parity(device: str, dtypes: Sequence[str]) -> list[Row]:
                     ours = [reranker.score(c["query"], c["contexts"], score="logit").tolist() for c in cases]
             found = parity(ours, [case["logits"] for case in cases])
             most = bar(model.name, dtype)
-            figure = f"|score - reference| {found.worst:.1e}"
+            figure = f"score off by {found.worst:.1e}"
             beside = f"at most {most:.1e}; best changed in {found.changed} of {found.queries}"
             rows.append(
                 (f"parity, {model.name}, {dtype}", figure, beside, "FAILED" if found.fails(most) else "ok")

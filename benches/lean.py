@@ -1,5 +1,5 @@
-"""A gRPC client that costs next to nothing: one connection, one unary call at a time, frames as they are on the
-wire (RFC 9113, and gRPC's "gRPC over HTTP/2"). What a call takes through it is the server's time and the
+"""A gRPC client that costs next to nothing: one connection, one unary call at a time, frames as they are on
+the wire (RFC 9113, and gRPC's "gRPC over HTTP/2"). What a call takes through it is the server's time and the
 kernel's, and not that of a client's library.
 """
 
@@ -71,7 +71,7 @@ class Lean:
             elif stream == self._stream:
                 if kind == _DATA:
                     reply += payload
-                if kind == _RESET or flags & _END_STREAM and kind in (_DATA, _HEADERS):
+                if kind == _RESET or (flags & _END_STREAM and kind in (_DATA, _HEADERS)):
                     return reply[_CALL.size :]
 
     def _next(self) -> tuple[int, int, int, bytes]:

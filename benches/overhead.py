@@ -49,8 +49,8 @@ def added(target: str, threads: int, words: tuple[int, int], seconds: float) -> 
     nothing and by grpcio's, and of a call that nothing is done for, to the server and to one that is grpcio
     alone.
 
-    All in turns, so that the machine is the same to each, and every call finds the caches as it does that comes
-    after another's computing.
+    All in turns, so that the machine is the same to each, and every call finds the caches as one does that
+    comes after another's computing.
     """
     (group,) = bench.made([Share(1, 1.0)], words, seed=1)
     messages = [
@@ -69,7 +69,8 @@ def added(target: str, threads: int, words: tuple[int, int], seconds: float) -> 
         stub = rerank_pb2_grpc.RerankServiceStub(channel)
         end = time.monotonic() + seconds
         for turn in count():
-            request, message = (of[turn % len(of)] for of in (group.requests, messages))
+            request = group.requests[turn % len(group.requests)]
+            message = messages[turn % len(messages)]
             turns: dict[str, Callable[[], object]] = {
                 "through gRPC": partial(lean.call, message.SerializeToString()),
                 "in process": partial(reranker.rank, request.query, request.contexts),

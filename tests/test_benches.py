@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rerankd.v1 import rerank_pb2 as pb
+from support import RunningServer
 
 from benches import accuracy, choices, overhead, questions, race, report, serving
 from benches.contenders import NAMES
 from benches.corpus import WORKLOADS, Workload
 from benches.environment import MADE_BY, ROOT
+from benches.lean import Lean
 from benches.race import BATCHES, PEERS, Entry
 from benches.worker import folders
 
@@ -222,3 +225,16 @@ def test_the_peers_are_pinned() -> None:
     lines = (ROOT / "benches" / "peers-requirements.txt").read_text("utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     assert {pin.split("==")[0] for pin in pins} >= {"numpy", "onnxruntime", "openvino", "torch", "matplotlib"}
+
+
+def test_the_lean_client_is_answered_call_after_call_and_told_when_a_call_fails(
+    server: RunningServer,
+) -> None:
+    message = pb.RerankRequest(query="bread", contexts=[pb.Context(text="a loaf")]).SerializeToString()
+    with Lean(server.target, overhead.METHOD) as client:
+        scores = [pb.RerankResponse.FromString(client.call(message)).results[0].score for _ in range(3)]
+        assert len(set(scores)) == 1
+        assert client.call(pb.RerankRequest(contexts=[pb.Context(text="a")]).SerializeToString()) == b"", (
+            "no query"
+        )
+        assert client.call(message), "the connection is as it was"

@@ -15,7 +15,7 @@ _NO_LIMIT: Final = 1 << 40
 
 
 def cores() -> int:
-    """As many compute threads as a pool has that isn't told: as the cgroup's quota and the affinity mask leave.
+    """Compute threads of a pool that isn't told how many: as the cgroup's quota and the affinity mask leave.
 
     Raises DeviceError where that can't be told.
     """
