@@ -173,11 +173,10 @@ impl Replica {
         for _ in 0..WAVES_EACH {
             let mut arena = self.arena(largest.tokens, largest.sequences)?;
             for &wave in waves.iter().chain(&waves) {
+                // No longer than there are positions, however many of them a family leaves out.
+                let length = (wave.tokens / wave.sequences).min(self.config.positions / 2);
                 let mut batch = Batch::new();
-                for _ in 0..wave.sequences {
-                    batch
-                        .push(&vec![0; wave.tokens / wave.sequences], &vec![0; wave.tokens / wave.sequences]);
-                }
+                (0..wave.sequences).for_each(|_| batch.push(&vec![0; length], &vec![0; length]));
                 self.run(&batch, wave, &mut arena)?;
             }
             arenas.push(arena);
