@@ -344,7 +344,7 @@ image: ## The container image, for CPUs
 image-cuda: ## The container image for NVIDIA GPUs
 	$(DOCKER) build -f deploy/Dockerfile.cuda $(BASES) -t $(IMAGE)-cuda .
 
-test-image: setup ## The image built, run and asked, with no registry: needs root, debootstrap, buildah, podman, runc, go
+test-image: setup cuda-env ## The images built, run and asked, with no registry: needs root, debootstrap, buildah, podman, runc, go
 	$(BIN)/python -m pytest -c tests/image/pytest.ini --rootdir . tests/image $(ARGS)
 
 bench-image: setup ## The image's size, of what, and how soon it serves; needs what test-image does

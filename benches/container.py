@@ -20,9 +20,14 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 SUITE: Final = "trixie"
 IMAGE: Final = "localhost/rerankd:measured"
+CUDA_IMAGE: Final = f"{IMAGE}-cuda"
 _RUNTIME: Final = "localhost/rerankd-runtime:base"
 _BUILDER: Final = "localhost/rerankd-builder:base"
-_PATH: Final = "PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_RUST: Final = "localhost/rerankd-rust:base"
+_CUDA_BUILDER: Final = "localhost/rerankd-cuda-builder"
+# Where the machine's toolchain is mounted.
+_TOOLCHAIN: Final = "/opt/rust"
+_SYSTEM: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _AUTHORITIES: Final = "/etc/ssl/certs/ca-certificates.crt"
 ENOUGH: Final = 4096
 """Open files, and processes, of a container."""
@@ -38,6 +43,13 @@ def missing() -> list[str]:
     programs = ("debootstrap", "buildah", "podman", "runc", "rustc")
     lacking = [name for name in programs if shutil.which(name) is None]
     return lacking + (["to be root"] if os.geteuid() != 0 else [])
+
+
+def cuda() -> Path | None:
+    """Where `make cuda-env` has put nvcc, laid out as CUDA's own directory is; None before it has."""
+    environment = ROOT / ".cuda/env"
+    places = environment.glob("lib/python3*/site-packages/nvidia/cu13")
+    return next(places, None) if (environment / ".made").is_file() else None
 
 
 class Store:
@@ -56,22 +68,24 @@ class Store:
         """A command line. Of runc's, for crun refuses machines that have both versions of cgroups."""
         return ["podman", *self._roots, "--runtime=runc", "--cgroup-manager=cgroupfs", *arguments]
 
-    def build(self, dockerfile: str = "deploy/Dockerfile") -> str:
+    def build(self) -> str:
         """Builds the image and gives its name; layers that are there are used. Minutes, the first time."""
-        if not self._has(_RUNTIME):
-            self._make_runtime()
-        if not self._has(_BUILDER):
-            # The toolchain is the machine's own, mounted.
-            container = self.buildah("from", _RUNTIME)
-            self.buildah("config", "--env", _PATH, container)
-            self.buildah("commit", "--quiet", "--rm", container, _BUILDER)
-        with _mounts() as mounts:
-            self.buildah(
-                *("build", "--isolation=chroot", "--layers", "--network=host", "--pull-never", *mounts),
-                *("--build-arg", f"BUILDER={_BUILDER}", "--build-arg", f"RUNTIME={_RUNTIME}"),
-                *("--file", str(ROOT / dockerfile), "--tag", IMAGE, str(ROOT)),
-            )
-        return IMAGE
+        self._make_runtime()
+        self._make_base(_BUILDER, _RUNTIME, f"{_TOOLCHAIN}/bin:{_SYSTEM}")
+        return self._build("deploy/Dockerfile", IMAGE, BUILDER=_BUILDER, RUNTIME=_RUNTIME)
+
+    def build_cuda(self, cuda: Path) -> str:
+        """As `build`, the image for GPUs; `cuda` has bin/nvcc. It runs on a Debian without cuBLAS."""
+        version = _said(str(cuda / "bin/nvcc"), "--version").rpartition(", V")[2].split()[0]
+        builder = f"{_CUDA_BUILDER}:{version}"
+        self._make_runtime()
+        # As NVIDIA's images have it. Rust is not in its path: the Dockerfile is to bring it.
+        self._make_base(builder, _RUNTIME, f"/usr/local/cuda/bin:{_SYSTEM}", (cuda, "/usr/local/cuda"))
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
+            _link_toolchain(Path(directory))
+            self._make_base(_RUST, "scratch", _SYSTEM, (Path(directory), "/usr/local"))
+        bases = {"RUST": _RUST, "BUILDER": builder, "RUNTIME": _RUNTIME}
+        return self._build("deploy/Dockerfile.cuda", CUDA_IMAGE, **bases)
 
     @contextmanager
     def confined(self, image: str) -> Iterator[list[str]]:
@@ -107,11 +121,37 @@ class Store:
         return image in self.buildah("images", "--format={{.Name}}:{{.Tag}}").split()
 
     def _make_runtime(self) -> None:
-        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
-            debian(Path(directory))
-            container = self.buildah("from", "scratch")
-            self.buildah("add", "--quiet", container, directory, "/")
-            self.buildah("commit", "--quiet", "--rm", container, _RUNTIME)
+        if not self._has(_RUNTIME):
+            with tempfile.TemporaryDirectory(dir=self.directory) as directory:
+                debian(Path(directory))
+                self._make_base(_RUNTIME, "scratch", _SYSTEM, (Path(directory), "/"))
+
+    def _make_base(self, name: str, base: str, path: str, *added: tuple[Path, str]) -> None:
+        """An image of `base`, directories added to it, with a PATH; none where there is one of that name."""
+        if self._has(name):
+            return
+        container = self.buildah("from", base)
+        for directory, place in added:
+            self.buildah("add", "--quiet", container, str(directory), place)
+        self.buildah("config", "--env", f"PATH={path}", container)
+        self.buildah("commit", "--quiet", "--rm", container, name)
+
+    def _build(self, dockerfile: str, image: str, **bases: str) -> str:
+        arguments = [f"--build-arg={argument}={base}" for argument, base in bases.items()]
+        with _mounts() as mounts:
+            self.buildah(
+                *("build", "--isolation=chroot", "--layers", "--network=host", "--pull-never", *mounts),
+                *(*arguments, "--file", str(ROOT / dockerfile), "--tag", image, str(ROOT)),
+            )
+        return image
+
+
+def _link_toolchain(local: Path) -> None:
+    """/usr/local of an image with Rust, as the Dockerfile copies it: links to what is mounted."""
+    for place in ("rustup", "cargo/bin"):
+        (local / place).mkdir(parents=True)
+    for program in ("cargo", "rustc"):
+        (local / "cargo/bin" / program).symlink_to(f"{_TOOLCHAIN}/bin/{program}")
 
 
 def _at_most(most: int, limit: int) -> int:
@@ -139,7 +179,7 @@ def debian(directory: Path) -> None:
 def _mounts() -> Iterator[list[str]]:
     """Options that show a build the machine's toolchain, and how its clients reach their registries."""
     toolchain = _said("rustc", "--print=sysroot")
-    mounts = {toolchain: "/opt/rust"}
+    mounts = {toolchain: _TOOLCHAIN}
     cargo = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "config.toml"
     if cargo.is_file():
         mounts[str(cargo)] = "/src/.cargo/config.toml"

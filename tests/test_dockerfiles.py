@@ -30,6 +30,13 @@ def stages(name: str) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+def packages(stage: list[tuple[str, str]]) -> set[str]:
+    """Of Debian's, those that it installs."""
+    commands = " ".join(rest for word, rest in stage if word == "RUN")
+    (names,) = re.findall(r"--no-install-recommends (.*?) &&", commands)
+    return set(names.split())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_base_is_an_argument(name: str) -> None:
     found = stages(name)
@@ -78,6 +85,9 @@ def test_the_cuda_image_differs_in_what_it_says_alone() -> None:
     assert "--features python,cuda" in theirs
     flags = theirs.replace("--features python,cuda ", "").replace("CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP} ", "")
     assert flags == ours
+    # It brings the C compiler, and nvcc reads the kernels through it.
+    assert packages(cuda["wheel"]) - packages(plain["wheel"]) == {"g++"}
+    assert packages(plain["wheel"]) - packages(cuda["wheel"]) == {"gcc"}
     assert [rest for word, rest in cuda[""] if word == "EXPOSE"] == [
         rest for word, rest in plain[""] if word == "EXPOSE"
     ]

@@ -1,21 +1,17 @@
-"""deploy/Dockerfile, built for real on a base of debootstrap's, and its image run with its root read-only."""
+"""Both images, built for real on a base of debootstrap's, and run with their root read-only."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rerankd import Client, Reranker
 
-from benches.container import Store, missing
+from benches.container import CUDA_IMAGE, Store
 from benches.process import Process
-
-LACKING = missing()
-pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"this machine lacks {', '.join(LACKING)}")
 
 QUERY = "How do I keep bread fresh for longer?"
 CONTEXTS = [
@@ -38,29 +34,6 @@ COMPILERS = (
     "pip",
     "pip3",
 )
-
-
-@pytest.fixture(scope="module")
-def store() -> Store:
-    return Store()
-
-
-@pytest.fixture(scope="module")
-def image(store: Store) -> str:
-    return store.build()
-
-
-@pytest.fixture
-def confined(store: Store, image: str) -> Iterator[list[str]]:
-    with store.confined(image) as command:
-        yield command
-
-
-@pytest.fixture(scope="module")
-def root(store: Store, image: str) -> Iterator[Path]:
-    """The image's files."""
-    with store.mounted(image) as root:
-        yield root
 
 
 def run(confined: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -158,8 +131,12 @@ def test_it_says_how_it_is_to_be_run(store: Store, image: str) -> None:
     assert found["Entrypoint"] == ["rerankd", "serve"]
     assert found["User"] == "10001:10001"
     assert set(found["ExposedPorts"]) == {f"{port}/tcp" for port in (8080, 50051, 50052, 50053)}
-    names = {each.partition("=")[0] for each in found["Env"]}
-    assert names <= {"PATH", "HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+    variables = dict(each.split("=", 1) for each in found["Env"])
+    assert variables.pop("PATH").startswith("/opt/rerankd/bin:/")
+    # By these NVIDIA's container runtime knows that a GPU's driver is wanted.
+    gpus = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+    ours = {"HOME": "/tmp", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    assert variables == ours | (gpus if image == CUDA_IMAGE else {})
 
 
 def test_composes_health_check_tells_a_server_from_none(confined: list[str]) -> None:
