@@ -138,6 +138,8 @@ class Store:
 
     def _build(self, dockerfile: str, image: str, **bases: str) -> str:
         arguments = [f"--build-arg={argument}={base}" for argument, base in bases.items()]
+        # Or a stage that is copied from alone leaves a container that is mounted, as does a build that fails.
+        arguments.append("--force-rm")
         with _mounts() as mounts:
             self.buildah(
                 *("build", "--isolation=chroot", "--layers", "--network=host", "--pull-never", *mounts),
