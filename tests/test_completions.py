@@ -106,9 +106,14 @@ def test_an_interrupt_ends_a_wait_and_frees_its_place(own_reranker: Reranker) ->
         asyncio.run(until(lambda: own_reranker.engine.stats()["waves"] > 0))  # then it waits
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        own_reranker.rank(QUERY, LONG)
+    # A shell's background jobs start with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            own_reranker.rank(QUERY, LONG)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert own_reranker.engine.stats()["tickets"] == 0
 
 
