@@ -179,7 +179,7 @@ bench-offline: ray-env ## A large file reranked on Ray Data, and in a plain loop
 
 # Programs of other projects, built from their Go modules at the versions of tests/deploy/go/*/go.mod.
 CHART_TOOLS := $(addprefix .deploy/bin/,helm helm-docs helm-unittest kubeconform kube-score)
-CLUSTER_TOOLS := $(addprefix .deploy/bin/,etcd kube-apiserver kube-controller-manager kube-scheduler kwok)
+CLUSTER_TOOLS := $(addprefix .deploy/bin/,etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok)
 GO_BUILD = cd tests/deploy/go/$(1) && go build -ldflags="-s -w" -o "$(CURDIR)/$@" $(2)
 
 .PHONY: need-go chart-tools cluster-tools chart chart-kinds test-chart test-cluster
@@ -200,6 +200,8 @@ need-go:
 	$(call GO_BUILD,cluster,go.etcd.io/etcd/server/v3)
 .deploy/bin/kwok: tests/deploy/go/cluster/go.sum | need-go
 	$(call GO_BUILD,cluster,sigs.k8s.io/kwok/cmd/kwok)
+.deploy/bin/kubectl: tests/deploy/go/cluster/go.sum | need-go
+	$(call GO_BUILD,cluster,k8s.io/kubernetes/cmd/kubectl)
 .deploy/bin/kube-%: tests/deploy/go/cluster/go.sum | need-go
 	$(call GO_BUILD,cluster,k8s.io/kubernetes/cmd/kube-$*)
 

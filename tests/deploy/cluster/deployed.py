@@ -12,12 +12,17 @@ from deploy.scenarios import CHART, RELEASE, SCENARIOS, run
 SELECTOR = f"app.kubernetes.io/name=rerankd,app.kubernetes.io/instance={RELEASE}"
 
 
-def rendered(scenario: str, namespace: str, *arguments: str) -> list[dict[str, Any]]:
-    """What `helm install` would put there, and `helm test`'s pod."""
+def template(scenario: str, namespace: str, *arguments: str) -> str:
+    """What `helm template` says: all that `helm install` would put there, and `helm test`'s pod."""
     values = ("--values", str(SCENARIOS[scenario]))
     done = run("helm", "template", RELEASE, str(CHART), "--namespace", namespace, *values, *arguments)
     assert done.returncode == 0, done.stdout
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return done.stdout
+
+
+def rendered(scenario: str, namespace: str, *arguments: str) -> list[dict[str, Any]]:
+    """The same, document by document."""
+    return [each for each in yaml.safe_load_all(template(scenario, namespace, *arguments)) if each]
 
 
 def install(api: Api, scenario: str, namespace: str, *arguments: str) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from deploy.cluster.api import Api, RefusedError
-from deploy.cluster.deployed import rendered
-from deploy.scenarios import ROOT, SCENARIOS
+from deploy.cluster.deployed import rendered, template
+from deploy.scenarios import ROOT, SCENARIOS, run
 
 
 def pod_of(deployment: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def the(kind: str, documents: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.fixture
 def namespace(api: Api, restricted: Callable[[str], str], request: pytest.FixtureRequest) -> str:
     """A namespace of the scenario's, with what a cluster would have for it."""
-    name = restricted(f"accepted-{request.node.callspec.params['scenario']}")
+    by = "kubectl" if "kubectl" in request.node.originalname else "api"
+    name = restricted(f"accepted-{by}-{request.node.callspec.params['scenario']}")
     metadata = {"name": "default", "namespace": name}
     api.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
     runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "nvidia"}
@@ -47,6 +49,18 @@ def test_every_scenario(api: Api, namespace: str, scenario: str) -> None:
         assert applied.object["metadata"].get("generation", 1) == 1, document["kind"]
     # What is enforced is enforced on pods.
     api.apply(pod_of(the("Deployment", documents)))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_by_kubectl(namespace: str, folder: Path, scenario: str) -> None:
+    text = template(scenario, namespace)
+    kubectl = ("--kubeconfig", str(folder / "kubeconfig"), "--namespace", namespace)
+    for _ in range(2):
+        done = run("kubectl", *kubectl, "apply", "--server-side", "--validate=strict", "-f", "-", given=text)
+        assert done.returncode == 0, done.stdout
+        lines = done.stdout.splitlines()
+        assert len(lines) == len(rendered(scenario, namespace)), done.stdout
+        assert all(line.endswith(" serverside-applied") for line in lines), done.stdout
 
 
 def test_the_plain_manifest(api: Api, restricted: Callable[[str], str]) -> None:
