@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use rerankd::kernels::{
-    Activation, AttentionScratch, Inputs, Kernels, NarrowInputs, NarrowKernels, Precision,
+    Activation, AttentionScratch, Compute, Inputs, Isa, Kernels, NarrowInputs, NarrowKernels, Precision,
 };
 
 struct Bench {
@@ -33,6 +33,19 @@ impl Narrow<'_> {
             / self.bench.time(|| {
                 black_box(self.kernels.peak(black_box(rounds)));
             })
+    }
+
+    /// Where the format's products are on tiles, attention is too.
+    fn attention(&self, tokens: usize, heads: usize, head_dim: usize) {
+        let compute = Compute { kernels: self.bench.kernels, narrow: Some(self.kernels) };
+        let width = heads * head_dim;
+        let (qkv, mut out) = (values(tokens * 3 * width), vec![0.0; tokens * width]);
+        let mut scratch = AttentionScratch::default();
+        let what = format!("{} attention {tokens} tokens, {heads} x {head_dim}", self.kernels.name());
+        self.bench.line(&what, 4.0 * (tokens * tokens * width) as f64, || {
+            compute.attention(&qkv, &[0, tokens as u32], heads, head_dim, &mut out, &mut scratch);
+        });
+        black_box(&out);
     }
 
     fn linear(&self, rows: usize, n: usize, k: usize) {
@@ -204,6 +217,11 @@ fn run_narrow(bench: &Bench, kernels: NarrowKernels) {
             narrow.linear(rows, n, k);
         }
     }
+    if kernels.isa() == Isa::Amx {
+        for (tokens, head_dim) in [(128, 64), (512, 64), (128, 32)] {
+            narrow.attention(tokens, 12, head_dim);
+        }
+    }
 }
 
 fn main() {
@@ -225,9 +243,13 @@ fn main() {
         if chosen {
             let bench = Bench { kernels, rounds: if quick { 1 } else { 15 }, only: only.clone() };
             run(&bench);
+            // AMX's go with AVX-512's, whose lanes do all but their products.
+            let tiles = if kernels.isa() == Isa::Avx512 { Isa::Amx } else { kernels.isa() };
             for precision in [Precision::Bf16, Precision::Int8] {
-                if let Some(narrow) = NarrowKernels::new(kernels.isa(), precision) {
-                    run_narrow(&bench, narrow);
+                for narrow in NarrowKernels::available(precision) {
+                    if (kernels.isa()..=tiles).contains(&narrow.isa()) {
+                        run_narrow(&bench, narrow);
+                    }
                 }
             }
         }

@@ -78,15 +78,15 @@ impl Device {
     }
 
     fn cpu(choice: &Choice, note: Option<String>) -> Result<Self> {
-        let kernels = kernels(choice.kernels)?;
-        let (dtype, narrow) = precision(choice, kernels)?;
+        let (kernels, bound) = kernels(choice.kernels)?;
+        let (dtype, narrow) = precision(choice, kernels, bound)?;
         let threads = threads(choice.threads)?;
         let compute = Compute { kernels, narrow };
         Ok(Self { name: "cpu".into(), dtype, threads, compute, gpus: None, note })
     }
 
     fn on(kind: &'static str, ordinals: Vec<usize>, choice: &Choice) -> Result<Self> {
-        let kernels = kernels(choice.kernels)?;
+        let (kernels, _) = kernels(choice.kernels)?;
         let precision = match choice.dtype {
             "auto" | "f16" => gpu::Precision::F16,
             "bf16" => gpu::Precision::Bf16,
@@ -149,9 +149,10 @@ fn not_a_dtype(dtype: &str) -> Error {
     Error::input("dtype", format!("{dtype:?} is not one of auto, f32, bf16, f16, int8"))
 }
 
-fn kernels(name: &str) -> Result<Kernels> {
+/// The kernels in f32, and the best instruction set that those of another precision may use.
+fn kernels(name: &str) -> Result<(Kernels, Isa)> {
     let isa = match name {
-        "auto" => return Ok(Kernels::detect()),
+        "auto" => return Ok((Kernels::detect(), Isa::Amx)),
         "scalar" => Isa::Scalar,
         "avx2" => Isa::Avx2,
         "avx512" => Isa::Avx512,
@@ -162,43 +163,48 @@ fn kernels(name: &str) -> Result<Kernels> {
             ));
         }
     };
-    Kernels::new(isa).ok_or_else(|| {
+    Kernels::new(isa).map(|kernels| (kernels, isa)).ok_or_else(|| {
         let best = Kernels::detect().name();
         Error::Device(format!("kernels {name}: this machine has no {name}; its best is {best}: use auto"))
     })
 }
 
+/// What "auto" comes to in f32.
+pub fn best_kernels() -> &'static str {
+    Kernels::detect().name()
+}
+
 /// The precision's name and its kernels; None: f32.
-fn precision(choice: &Choice, kernels: Kernels) -> Result<(&'static str, Option<NarrowKernels>)> {
+fn precision(choice: &Choice, kernels: Kernels, bound: Isa) -> Result<(&'static str, Option<NarrowKernels>)> {
     match choice.dtype {
         "f32" => Ok(("f32", None)),
         "auto" => {
-            let bf16 = best(Precision::Bf16, kernels);
+            let bf16 = best(Precision::Bf16, bound);
             let pays = bf16.native() && faster(kernels, bf16);
             Ok(if pays { ("bf16", Some(bf16)) } else { ("f32", None) })
         }
-        "bf16" => Ok(("bf16", Some(usable(choice, Precision::Bf16, kernels)?))),
-        "int8" => Ok(("int8", Some(usable(choice, Precision::Int8, kernels)?))),
+        "bf16" => Ok(("bf16", Some(usable(choice, Precision::Bf16, bound)?))),
+        "int8" => Ok(("int8", Some(usable(choice, Precision::Int8, bound)?))),
         "f16" => Err(Error::Device("dtype f16: for GPUs; on a CPU use f32, bf16 or int8".into())),
         other => Err(not_a_dtype(other)),
     }
 }
 
 /// The best kernels of the precision that the chosen instruction set allows.
-fn best(precision: Precision, kernels: Kernels) -> NarrowKernels {
-    let allowed = |narrow: &NarrowKernels| narrow.isa() <= kernels.isa();
+fn best(precision: Precision, bound: Isa) -> NarrowKernels {
+    let allowed = |narrow: &NarrowKernels| narrow.isa() <= bound;
     let all = NarrowKernels::available(precision);
     all.into_iter().rev().find(allowed).unwrap_or_else(|| NarrowKernels::detect(precision))
 }
 
-fn usable(choice: &Choice, precision: Precision, kernels: Kernels) -> Result<NarrowKernels> {
-    let narrow = best(precision, kernels);
+fn usable(choice: &Choice, precision: Precision, bound: Isa) -> Result<NarrowKernels> {
+    let narrow = best(precision, bound);
     if narrow.native() || choice.emulate {
         return Ok(narrow);
     }
     let (needs, gains) = match precision {
-        Precision::Bf16 => ("AVX-512 BF16", "halves the weights' memory and is no faster than f32"),
-        Precision::Int8 => ("AVX2 or AVX-512 VNNI", "saves memory and is slower than f32"),
+        Precision::Bf16 => ("AVX-512 BF16 or AMX", "halves the weights' memory and is no faster than f32"),
+        Precision::Int8 => ("AVX2, AVX-512 VNNI or AMX", "saves memory and is slower than f32"),
     };
     Err(Error::Device(format!(
         "dtype {}: this machine has no instructions for it ({needs}); use dtype f32 or auto, or set emulate, which {gains}",

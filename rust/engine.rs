@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::admission::Terms;
 use crate::completions::Completions;
-use crate::device::{Choice, Device};
+use crate::device::{self, Choice, Device};
 use crate::error::{Error, Overload, Result};
 use crate::model::packed::Form;
 use crate::model::{self, Model};
@@ -286,11 +286,16 @@ fn resolve(options: &Options, threads: usize) -> Result<Device> {
         Some(packed) => Ok(packed.clone()),
         None => Ok(asked.to_string()),
     };
+    let mut kernels = chosen("kernels", &options.kernels, form.as_ref().map(|form| &form.kernels))?;
+    if options.kernels == "auto" && kernels == device::best_kernels() {
+        // Packed for what this machine would take anyway: and it may have more that reads the same panels (AMX).
+        kernels = "auto".into();
+    }
     Device::resolve(&Choice {
         device: &options.device,
         dtype: &chosen("dtype", &options.dtype, form.as_ref().map(|form| &form.dtype))?,
         threads: Some(threads),
-        kernels: &chosen("kernels", &options.kernels, form.as_ref().map(|form| &form.kernels))?,
+        kernels: &kernels,
         emulate: options.emulate,
     })
 }

@@ -94,7 +94,7 @@ class Settings:
         "auto",
         knobs.choice("auto", "scalar", "avx2", "avx512"),
         "Model",
-        "the instruction set to use; auto: the machine's best; the others are for tests",
+        "the instruction set to use; auto: the machine's best, AMX included; the others are for tests",
     )
     emulate: bool = knobs.knob(
         False,

@@ -23,6 +23,9 @@ pub struct AttentionScratch {
     pub(super) values: Buffer,
     /// [queries, tokens]
     pub(super) scores: Buffer,
+    /// On tiles, in bf16: [tokens, head_dim], and the softmax of [queries, tokens].
+    pub(super) queries: Buffer,
+    pub(super) weights: Buffer,
     /// The CLS row's keys, absorbed: [sequences, heads, width].
     pub(super) absorbed: Buffer,
 }

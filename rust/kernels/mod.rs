@@ -6,6 +6,8 @@
 //!
 //! Shapes are written [rows, columns], row-major. A slice too short for its shape panics: that is a caller's bug.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -39,6 +41,12 @@ mod scalar;
 mod softmax;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // AMX alone has tiles
+mod tile_attention;
+#[cfg(test)]
+mod tile_tests;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod tiles;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -68,6 +76,8 @@ pub enum Isa {
     /// With FMA.
     Avx2,
     Avx512,
+    /// AVX-512, and AMX for products in narrow formats. Of f32 there is none.
+    Amx,
 }
 
 impl Isa {
@@ -75,7 +85,8 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
+            // The same panels: what was packed for one is read by the other.
+            Isa::Avx512 | Isa::Amx => "avx512",
         }
     }
 }
@@ -99,6 +110,36 @@ impl Compute {
         self.narrow.is_some_and(|narrow| narrow.precision() == Precision::Int8)
     }
 
+    /// [`Kernels::attention`], on tiles in bf16 where the linear layers are on them and the heads suit.
+    pub fn attention(
+        &self,
+        qkv: &[f32],
+        cu_seqlens: &[u32],
+        heads: usize,
+        head_dim: usize,
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        let tiles = self.narrow.filter(|narrow| narrow.attends(head_dim));
+        let width = heads * head_dim;
+        assert!(width > 0 && qkv.len() == 3 * out.len(), "qkv is not three times out");
+        let tokens = out.len() / width;
+        check_sequences(cu_seqlens, tokens);
+        let out = Place::new(out, tokens, width, width);
+        let scratch = Mutex::new(scratch);
+        crew::split(heads, 1, |these| {
+            // SAFETY: `split` gives each head to one part.
+            let out = unsafe { out.share(these.start * head_dim..these.end * head_dim) };
+            attention::with_scratch(&scratch, |scratch| {
+                let part = attention::Attention { qkv, cu_seqlens, heads, head_dim, these, out, scratch };
+                match tiles {
+                    Some(narrow) => narrow.attention(part),
+                    None => self.kernels.run(part),
+                }
+            });
+        });
+    }
+
     /// As it is, but in f32 throughout.
     pub fn full(self) -> Self {
         Self { narrow: None, ..self }
@@ -119,7 +160,6 @@ impl Kernels {
             Isa::Avx2 => avx2::Avx2::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::Avx512::new().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         };
         has.then_some(Self { isa })
@@ -145,7 +185,7 @@ impl Kernels {
             Isa::Avx512 => unsafe { avx512::Avx512::assume() }.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::Avx2::assume() }.run(kernel),
-            _ => Portable.run(kernel),
+            _ => Portable {}.run(kernel),
         }
     }
 
@@ -282,19 +322,8 @@ impl Kernels {
         out: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
-        let width = heads * head_dim;
-        assert!(width > 0 && qkv.len() == 3 * out.len(), "qkv is not three times out");
-        let tokens = out.len() / width;
-        check_sequences(cu_seqlens, tokens);
-        let out = Place::new(out, tokens, width, width);
-        let scratch = Mutex::new(scratch);
-        crew::split(heads, 1, |these| {
-            // SAFETY: `split` gives each head to one part.
-            let out = unsafe { out.share(these.start * head_dim..these.end * head_dim) };
-            attention::with_scratch(&scratch, |scratch| {
-                self.run(attention::Attention { qkv, cu_seqlens, heads, head_dim, these, out, scratch });
-            });
-        });
+        let compute = Compute { kernels: *self, narrow: None };
+        compute.attention(qkv, cu_seqlens, heads, head_dim, out, scratch);
     }
 
     /// The last layer's attention for each sequence's first row alone, K and V never formed. x is [tokens, width], width =

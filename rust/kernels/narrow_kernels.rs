@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use super::attention::Attention;
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
 use super::format::{Format, FormatKernel, Precision};
@@ -15,9 +16,13 @@ use super::narrow_product::NarrowProduct;
 use super::peak::FormatPeak;
 use super::place::Place;
 use super::quantize::{NarrowInputs, Quantize};
-use super::{Isa, crew, portable_formats};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2_formats, avx512_formats};
+use super::tile_attention::TileAttention;
+#[cfg(target_arch = "x86_64")]
+use super::tiles::{self, TileProduct, Tiles};
+use super::{Isa, crew, portable_formats, tile_attention};
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx2_formats, avx512_formats};
 
 /// The kernels of one narrow format. Holding one proves that the CPU has the instructions it uses.
 #[derive(Clone, Copy, Debug)]
@@ -29,9 +34,7 @@ pub struct NarrowKernels {
 impl NarrowKernels {
     /// The best that this machine has; [`NarrowKernels::native`] tells whether it is of any use.
     pub fn detect(precision: Precision) -> Self {
-        Self::new(Isa::Avx512, precision)
-            .or_else(|| Self::new(Isa::Avx2, precision))
-            .unwrap_or(Self { precision, isa: Isa::Scalar })
+        Self::available(precision).pop().unwrap_or(Self { precision, isa: Isa::Scalar })
     }
 
     /// None where the machine lacks it.
@@ -44,6 +47,10 @@ impl NarrowKernels {
             (Isa::Avx512, Precision::Int8) => avx512_formats::Int8::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Precision::Bf16) => avx512_formats::Bf16::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Precision::Int8) => amx::AmxInt8::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Precision::Bf16) => amx::AmxBf16::new().is_some(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         };
@@ -52,7 +59,7 @@ impl NarrowKernels {
 
     /// All that this machine has, the best last.
     pub fn available(precision: Precision) -> Vec<Self> {
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512]
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx]
             .into_iter()
             .filter_map(|isa| Self::new(isa, precision))
             .collect()
@@ -60,7 +67,7 @@ impl NarrowKernels {
 
     /// Whether the CPU multiplies in this format, or a wider one of integers, rather than in f32 after all.
     pub fn native(&self) -> bool {
-        matches!((self.isa, self.precision), (Isa::Avx512, _) | (Isa::Avx2, Precision::Int8))
+        matches!((self.isa, self.precision), (Isa::Avx512 | Isa::Amx, _) | (Isa::Avx2, Precision::Int8))
     }
 
     pub fn precision(&self) -> Precision {
@@ -91,19 +98,30 @@ impl NarrowKernels {
             (Isa::Avx2, Precision::Bf16) => "avx2, widened",
             (Isa::Avx512, Precision::Int8) => "avx512-vnni",
             (Isa::Avx512, Precision::Bf16) => "avx512-bf16",
+            (Isa::Amx, Precision::Int8) => "amx-int8",
+            (Isa::Amx, Precision::Bf16) => "amx-bf16",
         }
     }
 
     fn run<K: FormatKernel>(&self, kernel: K) -> K::Output {
         match (self.isa, self.precision) {
-            // SAFETY (all): a NarrowKernels of these is made by `new` alone, where the CPU has them.
+            // SAFETY (all): a NarrowKernels of these is made by `new` alone, where the CPU has them. All but the product is
+            // AVX-512's where there is AMX, which asks for it too.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Precision::Int8) => unsafe { avx512_formats::Int8::assume() }.run(kernel),
+            (Isa::Avx512 | Isa::Amx, Precision::Int8) => {
+                // SAFETY: as said above.
+                unsafe { avx512_formats::Int8::assume() }.run(kernel)
+            }
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Precision::Bf16) => unsafe { avx512_formats::Bf16::assume() }.run(kernel),
+            (Isa::Avx512 | Isa::Amx, Precision::Bf16) => {
+                // SAFETY: as said above.
+                unsafe { avx512_formats::Bf16::assume() }.run(kernel)
+            }
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: as said above.
             (Isa::Avx2, Precision::Int8) => avx2_formats::Int8::new(unsafe { Avx2::assume() }).run(kernel),
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: as said above.
             (Isa::Avx2, Precision::Bf16) => avx2_formats::Bf16::new(unsafe { Avx2::assume() }).run(kernel),
             (_, Precision::Int8) => portable_formats::Int8.run(kernel),
             (_, Precision::Bf16) => portable_formats::Bf16.run(kernel),
@@ -164,12 +182,52 @@ impl NarrowKernels {
             // SAFETY: `split` gives each column to one part.
             let out = unsafe { out.share(part.clone()) };
             let columns = first + part.start..first + part.end;
-            self.run(NarrowProduct { inputs, rows, w, bias, activation, columns, out });
+            self.product(NarrowProduct { inputs, rows, w, bias, activation, columns, out });
         });
+    }
+
+    fn product(&self, product: NarrowProduct) {
+        match (self.isa, self.precision) {
+            // SAFETY (both): a NarrowKernels of AMX is made by `new` alone, where it may be used.
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Precision::Int8) if tiles::suits::<avx512_formats::Int8>(product.w) => {
+                // SAFETY: as said above.
+                TileProduct { product, tiles: unsafe { amx::AmxInt8::assume() } }.run();
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Precision::Bf16) if tiles::suits::<avx512_formats::Bf16>(product.w) => {
+                // SAFETY: as said above.
+                TileProduct { product, tiles: unsafe { amx::AmxBf16::assume() } }.run();
+            }
+            _ => self.run(product),
+        }
+    }
+
+    /// Whether attention over heads of this size is on tiles too.
+    pub(super) fn attends(&self, head_dim: usize) -> bool {
+        let tiles = self.isa == Isa::Amx && Self::new(Isa::Amx, Precision::Bf16).is_some();
+        tiles && tile_attention::suits(head_dim)
+    }
+
+    /// Of kernels that `attends` says yes of.
+    pub(super) fn attention(&self, attention: Attention) {
+        assert!(self.attends(attention.head_dim), "no heads for tiles");
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `attends` has found AMX for bf16.
+        TileAttention { attention, tiles: unsafe { amx::AmxBf16::assume() } }.run();
     }
 
     /// As [`super::Kernels::peak`], of this format's products.
     pub fn peak(&self, rounds: usize) -> (u64, f32) {
-        self.run(FormatPeak { rounds })
+        match (self.isa, self.precision) {
+            // SAFETY (both): as for the product.
+            // SAFETY: as said above.
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Precision::Int8) => (unsafe { amx::AmxInt8::assume() }.peak(rounds), 0.0),
+            // SAFETY: as said above.
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Precision::Bf16) => (unsafe { amx::AmxBf16::assume() }.peak(rounds), 0.0),
+            _ => self.run(FormatPeak { rounds }),
+        }
     }
 }

@@ -52,7 +52,7 @@ impl FormatKernel for NarrowProduct<'_> {
 
 impl NarrowProduct<'_> {
     /// Everything that the tiles' pointers rely on.
-    fn check<F: Format>(&self) {
+    pub(super) fn check<F: Format>(&self) {
         let (w, Range { start, end }) = (self.w, self.columns.clone());
         let panel = F::Lanes::PANEL;
         assert!(

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::narrow::BLOCK;
 use super::tests::{assert_same, random};
-use super::{Activation, Inputs, NarrowInputs, NarrowKernels, NarrowMatrix, Precision, scalar};
+use super::{Activation, Inputs, Isa, NarrowInputs, NarrowKernels, NarrowMatrix, Precision, scalar};
 
 const PRECISIONS: [Precision; 2] = [Precision::Bf16, Precision::Int8];
 
@@ -118,6 +118,39 @@ fn int8_is_exact_on_every_tail() {
         }
         check_exact(kernels, 7, 50, 3072, true, 1);
         check_exact(kernels, 200, 50, 768, false, 2);
+    }
+}
+
+/// k in whole tiles, which is what AMX takes, and rows and columns about theirs.
+#[test]
+fn products_of_whole_tiles_at_every_edge() {
+    for rows in [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97] {
+        for (n, k) in [(1, 64), (16, 128), (47, 192), (48, 320), (49, 64), (100, 768)] {
+            for kernels in NarrowKernels::available(Precision::Int8) {
+                check_exact(kernels, rows, n, k, rows % 2 == 0, (rows * n * k) as u64);
+            }
+            for kernels in all() {
+                check_close(kernels, rows, n, k, Activation::Gelu, (rows * n + k) as u64);
+            }
+        }
+    }
+    // More rows than a block of L2 holds.
+    for kernels in all() {
+        check_close(kernels, 330, 50, 1536, Activation::None, 9);
+    }
+}
+
+/// What a packed checkpoint has: the same panels with tiles and without, and int8's scores to the bit the same.
+#[test]
+fn tiles_change_no_bit_of_int8() {
+    let (weight, x) = (random(1, 100 * 768, 0.1), random(2, 70 * 768, 3.0));
+    let [with, without] = [Isa::Amx, Isa::Avx512].map(|isa| NarrowKernels::new(isa, Precision::Int8));
+    if let (Some(with), Some(without)) = (with, without) {
+        let packed = [with, without].map(|kernels| pack(kernels, &weight, 100, 768, &Inputs::default()));
+        assert_eq!(packed[0].as_bytes(), packed[1].as_bytes());
+        let [a, b] = [(with, &packed[1]), (without, &packed[0])]
+            .map(|(kernels, packed)| linear(kernels, &x, 70, packed, &[], Activation::None));
+        assert_same(&a, &b, "with tiles and without");
     }
 }
 

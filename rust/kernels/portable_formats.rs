@@ -23,7 +23,7 @@ impl Format for Int8 {
     const PRECISION: Precision = Precision::Int8;
 
     fn lanes(self) -> Portable {
-        Portable
+        Portable {}
     }
     #[inline(never)]
     fn run<K: FormatKernel>(self, kernel: K) -> K::Output {
@@ -78,7 +78,7 @@ impl Format for Bf16 {
     const PRECISION: Precision = Precision::Bf16;
 
     fn lanes(self) -> Portable {
-        Portable
+        Portable {}
     }
     #[inline(never)]
     fn run<K: FormatKernel>(self, kernel: K) -> K::Output {

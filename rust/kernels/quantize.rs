@@ -4,11 +4,12 @@ use super::format::{Format, FormatKernel, Precision};
 use super::lanes::Lanes;
 use super::matrix::Buffer;
 use super::narrow::{BLOCK, NarrowMatrix, blocks};
+use super::tiles::TILE_ROWS;
 
 /// Rows of inputs as a [`NarrowMatrix`] takes them. It grows and is reused.
 #[derive(Default)]
 pub struct NarrowInputs {
-    /// [rows, stride]
+    /// [rows, stride], and room for rows up to a whole tile's
     pub(super) data: Buffer,
     /// [rows, blocks]: int8's 0 stands for this,
     pub(super) low: Vec<f32>,
@@ -37,19 +38,22 @@ impl FormatKernel for Quantize<'_> {
     fn run<F: Format>(self, format: F) {
         let Self { x, ldx, rows, w, inputs } = self;
         let stride = stride(w.k);
-        let out = inputs.data.grown::<F::Input>(rows * stride);
+        let out = inputs.data.grown::<F::Input>(rows.next_multiple_of(TILE_ROWS) * stride);
         let blocks = blocks(w.k);
         for steps in [&mut inputs.low, &mut inputs.step] {
             steps.resize((rows * blocks).max(steps.len()), 0.0);
         }
-        for (r, out) in out.chunks_exact_mut(stride).enumerate() {
+        for (r, out) in out.chunks_exact_mut(stride).take(rows).enumerate() {
             let row = &x[r * ldx..][..w.k];
             match F::PRECISION {
                 Precision::Bf16 => round(format, row, out),
                 Precision::Int8 => {
-                    for (b, out) in out.chunks_mut(BLOCK).enumerate().take(blocks) {
-                        let place = r * blocks + b;
-                        (inputs.low[place], inputs.step[place]) = steps(format, row, b * BLOCK, w, out);
+                    let place = r * blocks..(r + 1) * blocks;
+                    let (low, step) = (&mut inputs.low[place.clone()], &mut inputs.step[place]);
+                    if w.center.is_empty() {
+                        blockwise::<F, false>(format, row, w, out, low, step);
+                    } else {
+                        blockwise::<F, true>(format, row, w, out, low, step);
                     }
                 }
             }
@@ -67,59 +71,107 @@ fn round<F: Format>(format: F, row: &[f32], out: &mut [F::Input]) {
     }
 }
 
-/// A block of the row, from element `first` on, in even steps from its least to its greatest, after its centers and factors:
-/// (least, step).
+/// The row in blocks, each in even steps from its least to its greatest, 0 among them, after its centers and factors: `low` and
+/// `step` `[blocks]`. All NaN where one of the row is not finite.
 #[inline(always)]
-fn steps<F: Format>(
+fn blockwise<F: Format, const CENTERED: bool>(
     format: F,
     row: &[f32],
-    first: usize,
     w: &NarrowMatrix,
     out: &mut [F::Input],
-) -> (f32, f32) {
+    low: &mut [f32],
+    step: &mut [f32],
+) {
     let lanes = format.lanes();
-    let row = &row[..row.len().min(first + BLOCK)];
-    let (low, high) = range(lanes, row, first, w);
-    let step = (high - low) / F::GREATEST.0;
-    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-    let (low_lanes, inverse) = (lanes.splat(low), lanes.splat(inverse));
-    let vectors = (row.len() - first).div_ceil(F::Lanes::LANES);
-    for (p, out) in out.chunks_exact_mut(F::Lanes::LANES).enumerate().take(vectors) {
-        let at = first + p * F::Lanes::LANES;
-        let value = lanes.mul(lanes.sub(centered(lanes, row, w, at), low_lanes), inverse);
-        // What lies after k meets weights of zero, but has to fit.
-        let value = lanes.first(value, (row.len() - at).min(F::Lanes::LANES));
-        // SAFETY: a chunk of `out` has LANES values.
-        unsafe { format.store(value, out.as_mut_ptr()) };
-    }
-    (low, step)
-}
-
-/// (x - center) * factor, from element `at` on.
-#[inline(always)]
-fn centered<L: Lanes>(lanes: L, row: &[f32], w: &NarrowMatrix, at: usize) -> L::V {
-    let mut value = lanes.read(&row[at..]);
-    if !w.center.is_empty() {
-        value = lanes.sub(value, lanes.read(&w.center[at..row.len()]));
-    }
-    lanes.mul(value, lanes.read(&w.factor[at..row.len()]))
-}
-
-/// The least and the greatest of the row's elements from `first` on, and 0 among them. NaN where one is not finite, which
-/// neither minimum nor maximum would tell.
-#[inline(always)]
-fn range<L: Lanes>(lanes: L, row: &[f32], first: usize, w: &NarrowMatrix) -> (f32, f32) {
-    let zero = lanes.splat(0.0);
-    let (mut low, mut high, mut total) = (zero, zero, zero);
-    for at in (first..row.len()).step_by(L::LANES) {
-        // Past the end it reads zeros, which count anyway; their factor is 0 too.
-        let value = centered(lanes, row, w, at);
-        low = lanes.min(low, value);
-        high = lanes.max(high, value);
-        total = lanes.add(total, value);
+    // What neither minimum nor maximum would tell: the sum of all is finite only where each is.
+    let mut total = lanes.splat(0.0);
+    for (b, out) in out.chunks_mut(BLOCK).enumerate().take(low.len()) {
+        let block = Block { row, w, first: b * BLOCK };
+        // The values, once formed; past the row's end zeros, which meet weights of zero but have to fit.
+        let mut values = Values([0.0; BLOCK]);
+        let whole = row.len() - block.first >= BLOCK;
+        let range = if whole {
+            block.values::<F::Lanes, CENTERED, true>(lanes, &mut values, &mut total)
+        } else {
+            block.values::<F::Lanes, CENTERED, false>(lanes, &mut values, &mut total)
+        };
+        (low[b], step[b]) = range.quantized(format, &values, out);
     }
     if !lanes.sum(total).is_finite() {
-        return (f32::NAN, f32::NAN);
+        low.fill(f32::NAN);
+        step.fill(f32::NAN);
     }
-    (-lanes.maximum(lanes.sub(zero, low)), lanes.maximum(high))
+}
+
+/// A block's values, in L1 between the pass that finds their range and the one that rounds them.
+#[repr(C, align(64))]
+struct Values([f32; BLOCK]);
+
+/// A block of a row, from element `first` on.
+struct Block<'a> {
+    row: &'a [f32],
+    w: &'a NarrowMatrix,
+    first: usize,
+}
+
+/// The least and the greatest of a block, and 0 among them.
+struct Extent {
+    low: f32,
+    high: f32,
+}
+
+impl Block<'_> {
+    /// values = (x - center) * factor, and adds them to `total`. `WHOLE`: the row has all of the block.
+    #[inline(always)]
+    fn values<L: Lanes, const CENTERED: bool, const WHOLE: bool>(
+        &self,
+        lanes: L,
+        values: &mut Values,
+        total: &mut L::V,
+    ) -> Extent {
+        let Self { row, w, first } = *self;
+        let end = if WHOLE { first + BLOCK } else { row.len() };
+        let (x, factor) = (&row[first..end], &w.factor[first..end]);
+        let center = if CENTERED { &w.center[first..end] } else { &[] };
+        let zero = lanes.splat(0.0);
+        let (mut low, mut high) = (zero, zero);
+        for at in (0..if WHOLE { BLOCK } else { end - first }).step_by(L::LANES) {
+            let read = |from: &[f32]| {
+                if WHOLE {
+                    // SAFETY: the slices are BLOCK long, a multiple of LANES.
+                    unsafe { lanes.load(from.as_ptr().add(at)) }
+                } else {
+                    lanes.read(&from[at..])
+                }
+            };
+            let mut value = read(x);
+            if CENTERED {
+                value = lanes.sub(value, read(center));
+            }
+            let value = lanes.mul(value, read(factor));
+            lanes.write(value, &mut values.0[at..at + L::LANES]);
+            low = lanes.min(low, value);
+            high = lanes.max(high, value);
+            *total = lanes.add(*total, value);
+        }
+        Extent { low: -lanes.maximum(lanes.sub(zero, low)), high: lanes.maximum(high) }
+    }
+}
+
+impl Extent {
+    /// out = the values in steps: (least, step).
+    #[inline(always)]
+    fn quantized<F: Format>(&self, format: F, values: &Values, out: &mut [F::Input]) -> (f32, f32) {
+        let lanes = format.lanes();
+        let step = (self.high - self.low) / F::GREATEST.0;
+        let inverse = lanes.splat(if step > 0.0 { 1.0 / step } else { 0.0 });
+        let low = lanes.splat(self.low);
+        let values = values.0.chunks_exact(F::Lanes::LANES);
+        for (values, out) in values.zip(out.chunks_exact_mut(F::Lanes::LANES)) {
+            let value = lanes.mul(lanes.sub(lanes.read(values), low), inverse);
+            // SAFETY: a chunk of `out` has LANES values.
+            unsafe { format.store(value, out.as_mut_ptr()) };
+        }
+        (self.low, step)
+    }
 }

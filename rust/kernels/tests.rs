@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::{Activation, AttentionScratch, Isa, Kernels, scalar};
+use super::{Activation, AttentionScratch, Compute, Isa, Kernels, NarrowKernels, Precision, scalar};
 
 const ACTIVATIONS: [Activation; 5] =
     [Activation::None, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
@@ -36,7 +36,7 @@ pub(super) fn assert_same(a: &[f32], b: &[f32], what: &str) {
 }
 
 /// [0, lengths[0], lengths[0] + lengths[1], ..]
-fn ends(lengths: &[usize]) -> Vec<u32> {
+pub(super) fn ends(lengths: &[usize]) -> Vec<u32> {
     let mut ends = vec![0];
     for &length in lengths {
         ends.push(ends[ends.len() - 1] + length as u32);
@@ -96,8 +96,22 @@ fn check_norm(kernels: Kernels, rows: usize, width: usize, seed: u64) {
     assert_close(&plain, &scalar::layer_norm(&x, &gamma, &beta, 1e-5), 1e-5, &what);
 }
 
-fn check_attention(kernels: Kernels, lengths: &[usize], heads: usize, head_dim: usize, seed: u64) {
-    let what = format!("{} attention {lengths:?} x {heads} x {head_dim}", kernels.name());
+/// All ways of computing attention: each instruction set's in f32, and the one on tiles where there is it.
+pub(super) fn attentions() -> Vec<Compute> {
+    let full = Kernels::available().into_iter().map(|kernels| Compute { kernels, narrow: None });
+    let tiles =
+        [Precision::Bf16, Precision::Int8].into_iter().filter_map(|of| NarrowKernels::new(Isa::Amx, of));
+    full.chain(tiles.map(|narrow| Compute { kernels: Kernels::detect(), narrow: Some(narrow) })).collect()
+}
+
+pub(super) fn name(compute: &Compute) -> &'static str {
+    compute.narrow.map_or(compute.kernels.name(), |narrow| narrow.name())
+}
+
+fn check_attention(kernels: Compute, lengths: &[usize], heads: usize, head_dim: usize, seed: u64) {
+    let what = format!("{} attention {lengths:?} x {heads} x {head_dim}", name(&kernels));
+    // Values are up to 1.5, and bf16 has 8 bits of them.
+    let tolerance = if kernels.narrow.is_some() { 2e-2 } else { 4e-6 };
     let (ends, width) = (ends(lengths), heads * head_dim);
     let tokens = lengths.iter().sum::<usize>();
     let mut qkv = random(seed, tokens * 3 * width, 1.5);
@@ -110,7 +124,7 @@ fn check_attention(kernels: Kernels, lengths: &[usize], heads: usize, head_dim: 
     kernels.attention(&vec![f32::NAN; 3 * 90 * width], &[0, 90], heads, head_dim, &mut out, &mut scratch);
     let mut out = vec![f32::NAN; tokens * width];
     kernels.attention(&qkv, &ends, heads, head_dim, &mut out, &mut scratch);
-    assert_close(&out, &scalar::attention(&qkv, &ends, heads, head_dim), 4e-6, &what);
+    assert_close(&out, &scalar::attention(&qkv, &ends, heads, head_dim), tolerance, &what);
     for bounds in ends.windows(2) {
         let (first, last) = (bounds[0] as usize, bounds[1] as usize);
         let mut alone = vec![0.0; (last - first) * width];
@@ -165,17 +179,21 @@ fn linear_at_the_models_shapes() {
 
 #[test]
 fn attention_at_every_length() {
-    for kernels in Kernels::available() {
+    for kernels in attentions() {
         for length in 0..=70 {
             check_attention(kernels, &[length], 2, 16, length as u64);
         }
         check_attention(kernels, &[300, 1, 512], 1, 64, 5);
+        for lengths in [[1, 15], [16, 17], [31, 32], [33, 47], [48, 49], [64, 90]] {
+            check_attention(kernels, &lengths, 2, 32, lengths[0] as u64);
+        }
+        check_attention(kernels, &[40, 97], 1, 128, 6);
     }
 }
 
 #[test]
 fn attention_at_every_head() {
-    for kernels in Kernels::available() {
+    for kernels in attentions() {
         for head_dim in 1..=72 {
             check_attention(kernels, &[21, 3], 2, head_dim, head_dim as u64);
         }
@@ -184,21 +202,21 @@ fn attention_at_every_head() {
 
 #[test]
 fn attention_of_nothing() {
-    for kernels in Kernels::available() {
+    for kernels in attentions() {
         kernels.attention(&[], &[0], 2, 4, &mut [], &mut AttentionScratch::default());
-        check_cls(kernels, &[], 2, 4, 1);
+        check_cls(kernels.kernels, &[], 2, 4, 1);
     }
 }
 
 #[test]
 fn attention_survives_scores_of_any_size() {
-    for kernels in Kernels::available() {
+    for kernels in attentions() {
         // Scores of +-1e6: the softmax is one key, and nothing overflows.
         let qkv: Vec<f32> = random(3, 20 * 3 * 8, 1.0).iter().map(|x| x * 700.0).collect();
         let mut out = vec![0.0; 20 * 8];
         kernels.attention(&qkv, &[0, 20], 1, 8, &mut out, &mut AttentionScratch::default());
         assert!(out.iter().all(|x| x.is_finite()));
-        assert_close(&out, &scalar::attention(&qkv, &[0, 20], 1, 8), 2e-2, kernels.name());
+        assert_close(&out, &scalar::attention(&qkv, &[0, 20], 1, 8), 2e-2, name(&kernels));
     }
 }
 
@@ -299,7 +317,7 @@ proptest! {
     fn attention(
         lengths in prop::collection::vec(0usize..90, 1..5), heads in 1usize..4, dim in 4usize..=64, seed in 0u64..1000,
     ) {
-        for kernels in Kernels::available() {
+        for kernels in attentions() {
             check_attention(kernels, &lengths, heads, dim, seed);
         }
     }

@@ -140,7 +140,7 @@ impl Encoder {
         for layer in &self.layers {
             layer.qkv.forward(&rows.x, Activation::None, &qkv, &mut scratch.narrow)?;
             let attention = Attention {
-                kernels: self.compute.kernels,
+                compute: self.compute,
                 heads: self.heads,
                 head_dim: self.head_dim,
                 cu_seqlens: batch.cu_seqlens(),

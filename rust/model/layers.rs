@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor, bail};
 
 use super::linear::Linear;
 use crate::error::Result;
-use crate::kernels::{Activation, AttentionScratch, Inputs, Kernels, NarrowInputs};
+use crate::kernels::{Activation, AttentionScratch, Compute, Inputs, Kernels, NarrowInputs};
 use crate::weights::View;
 
 pub type Op = candle_core::Result<()>;
@@ -71,7 +71,7 @@ impl InplaceOp2 for Norm {
 
 /// Self-attention of packed sequences: softmax(Q K^T) V per sequence and head, every row of every sequence.
 pub struct Attention<'a> {
-    pub kernels: Kernels,
+    pub compute: Compute,
     pub heads: usize,
     pub head_dim: usize,
     pub cu_seqlens: &'a [u32], // [sequences + 1]
@@ -94,7 +94,7 @@ impl InplaceOp2 for Attention<'_> {
         let out = elements_mut(out, out_layout)?;
         let qkv = elements(qkv, layout)?;
         let mut scratch = self.scratch.borrow_mut();
-        self.kernels.attention(qkv, self.cu_seqlens, self.heads, self.head_dim, out, &mut scratch);
+        self.compute.attention(qkv, self.cu_seqlens, self.heads, self.head_dim, out, &mut scratch);
         Ok(())
     }
 }
