@@ -26,7 +26,8 @@ QUICK = ("--duration=1", "--warmup=0.2", "--mix=1:0.8,3:0.2", "--words=3-8")
 def test_a_server_is_put_under_an_open_loop(server: RunningServer, tmp_path: Path) -> None:
     plot, file = tmp_path / "plot.svg", tmp_path / "result.json"
     said = ok("bench", "--target", server.target, "--rate=40", *QUICK, f"--plot={plot}", f"--json={file}")
-    assert said.startswith("mini-en · f32 on cpu · open loop, 40.0 calls/s · contexts 1:0.8,3:0.2 · 1 s\n")
+    served = f"mini-en · {server.reranker.engine.dtype} on cpu"
+    assert said.startswith(f"{served} · open loop, 40.0 calls/s · contexts 1:0.8,3:0.2 · 1 s\n")
     assert re.search(r"^\d+ calls: OK \d+\.$", said, re.MULTILINE)
     assert re.search(r"^OK, 3 contexts +\d+ ", said, re.MULTILINE)
     assert "percentile of calls" in plot.read_text("utf-8")

@@ -90,7 +90,7 @@ async def test_what_is_served(reranker: Reranker, client: Client, async_client: 
     (model,) = client.list_models()
     assert [model] == await async_client.list_models()
     assert (model.name, model.aliases, model.is_default) == ("mini-en", (), True)
-    assert (model.architecture, model.device, model.dtype) == ("bert", "cpu", "f32")
+    assert (model.architecture, model.device, model.dtype) == ("bert", "cpu", reranker.engine.dtype)
     assert (model.max_tokens, model.max_contexts) == (512, 1000)
     assert model.revision == reranker.revision
 

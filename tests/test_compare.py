@@ -48,7 +48,8 @@ def test_a_model_agrees_with_itself(reranker: Reranker, judged: list[samples.Sam
     # One of the eight has no labels.
     assert (found.ndcg.queries, found.ndcg.difference) == (7, 0)
     assert found.ndcg.dtype == found.ndcg.against
-    assert told == ["scoring with f32"] * 2 + ["measuring speed, run 1 of 2", "measuring speed, run 2 of 2"]
+    scoring = f"scoring with {reranker.engine.dtype}"
+    assert told == [scoring] * 2 + ["measuring speed, run 1 of 2", "measuring speed, run 2 of 2"]
 
 
 def test_what_differs_is_measured(reranker: Reranker, judged: list[samples.Sample]) -> None:
@@ -145,7 +146,7 @@ def test_a_precision_that_can_not_score_is_named(tmp_path: Path) -> None:
     weights[at : at + 2] = np.float16(np.nan).tobytes()
     (broken / "model.safetensors").write_bytes(weights)
     with (
-        Reranker(broken) as reranker,
+        Reranker(broken, dtype="f32") as reranker,
         pytest.raises(InternalError, match=r"^line 1 of 'mine.jsonl', f32: the model gave NaN"),
     ):
         compare.compare(read('{"query": "q", "contexts": ["a"]}'), reranker, reranker)
@@ -184,7 +185,8 @@ def test_int8_is_compared_with_f32() -> None:
 
 def test_the_standard_input_is_compared_and_a_pipe_gets_the_whole_table() -> None:
     text = EXAMPLE.read_text("utf-8")
-    shown = ok("compare", "--runs=1", "--top-k", "3", "--threads=1", "--max-tokens=16", stdin="\n" + text)
+    flags = ("--dtype=f32", "--runs=1", "--top-k", "3", "--threads=1", "--max-tokens=16")
+    shown = ok("compare", *flags, stdin="\n" + text)
     lines = shown.splitlines()
     assert re.fullmatch(r"mini-en · f32 against f32 again · cpu \(\w+\) · 1 thread", lines[0])
     assert re.fullmatch(r"8 queries · 42 contexts · 6\d\d tokens · \d+ truncated", lines[1])
@@ -202,7 +204,7 @@ def test_the_standard_input_is_compared_and_a_pipe_gets_the_whole_table() -> Non
 
 @pytest.mark.parametrize("columns", [40, 80])
 def test_the_table_fits_its_terminal(columns: int) -> None:
-    lines = on_a_terminal("compare", str(EXAMPLE), "--runs", "1", columns=columns)
+    lines = on_a_terminal("compare", str(EXAMPLE), "--dtype=f32", "--runs", "1", columns=columns)
     # What was told while it ran, each from the line's beginning, and in the end nothing over it.
     told = [line.rstrip() for line in lines[:5]]
     assert told == ["", "scoring with f32", "scoring with f32", "measuring speed, run 1 of 1", ""]
@@ -217,6 +219,7 @@ def test_the_two_sides_are_told_apart_by_their_precisions(
     other = dataclasses.replace(
         found,
         dtype="int8",
+        against="f32",
         kernels=compare.Kernels("vnni", "avx2"),
         ndcg=dataclasses.replace(found.ndcg, difference=-0.00001),
     )

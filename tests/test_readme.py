@@ -92,12 +92,12 @@ def run(example: Example, command: list[str], cwd: Path, target: str, web: str =
 
 
 def alike(printed: str, documented: str) -> bool:
-    """The same but for the last digits of scores, in which instruction sets differ."""
+    """The same but for the last digits of scores, in which instruction sets and precisions differ."""
     figure = re.compile(r"\d+\.\d+")
     if figure.sub("#", printed) != figure.sub("#", documented):
         return False
     pairs = zip(figure.findall(printed), figure.findall(documented), strict=True)
-    return all(abs(float(a) - float(b)) < 1e-3 for a, b in pairs)
+    return all(abs(float(a) - float(b)) < 5e-3 for a, b in pairs)
 
 
 def test_there_are_examples() -> None:

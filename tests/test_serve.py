@@ -86,7 +86,7 @@ async def test_sigterm_finishes_what_is_begun_and_exits_with_0(process: Process)
     probe = Channel(process.port("health"))
     assert await probe.check("readiness") == SERVING
     process.wait_for("no model was asked for: serving mini-en")
-    process.wait_for(r"loaded mini-en \(bert, revision \w+\) in .* s: cpu, f32, \w+ kernels, 1 threads")
+    process.wait_for(r"loaded mini-en \(bert, revision \w+\) in .* s: cpu, \w+, [\w, -]+ kernels, 1 threads")
     watch = probe.watch("readiness")
     assert (await anext(watch)).status == SERVING
     stream = channel.rerank.RerankStream()

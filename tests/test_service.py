@@ -78,8 +78,9 @@ async def test_blanks_are_text(stub: Stub) -> None:
 
 async def test_models_are_listed(stub: Stub, server: RunningServer) -> None:
     (model,) = (await stub.ListModels(pb.ListModelsRequest())).models
-    assert (model.name, model.architecture, model.dtype) == ("mini-en", "bert", "f32")
-    assert model.device == server.reranker.engine.device
+    engine = server.reranker.engine
+    assert (model.name, model.architecture, model.dtype) == ("mini-en", "bert", engine.dtype)
+    assert model.device == engine.device
     assert (model.max_tokens, model.max_contexts, model.is_default) == (512, 1000, True)
     assert model.revision == server.reranker.revision != ""
 
