@@ -35,19 +35,6 @@ impl Narrow<'_> {
             })
     }
 
-    /// Where the format's products are on tiles, attention is too.
-    fn attention(&self, tokens: usize, heads: usize, head_dim: usize) {
-        let compute = Compute { kernels: self.bench.kernels, narrow: Some(self.kernels) };
-        let width = heads * head_dim;
-        let (qkv, mut out) = (values(tokens * 3 * width), vec![0.0; tokens * width]);
-        let mut scratch = AttentionScratch::default();
-        let what = format!("{} attention {tokens} tokens, {heads} x {head_dim}", self.kernels.name());
-        self.bench.line(&what, 4.0 * (tokens * tokens * width) as f64, || {
-            compute.attention(&qkv, &[0, tokens as u32], heads, head_dim, &mut out, &mut scratch);
-        });
-        black_box(&out);
-    }
-
     fn linear(&self, rows: usize, n: usize, k: usize) {
         let weight = values(n * k);
         let pack = |row: usize, out: &mut [f32]| out.copy_from_slice(&weight[row * k..(row + 1) * k]);
@@ -126,14 +113,17 @@ impl Bench {
         black_box(&out);
     }
 
-    fn attention(&self, tokens: usize, heads: usize, head_dim: usize) {
+    /// Beside linear layers in `narrow`: where their products are on tiles, attention is too.
+    fn attention(&self, narrow: Option<NarrowKernels>, tokens: usize, heads: usize, head_dim: usize) {
+        let compute = Compute { kernels: self.kernels, narrow };
         let width = heads * head_dim;
         let (qkv, mut out) = (values(tokens * 3 * width), vec![0.0; tokens * width]);
         let mut scratch = AttentionScratch::default();
-        let what = format!("attention {tokens} tokens, {heads} x {head_dim}");
+        let beside = narrow.map_or(String::new(), |narrow| format!("{} ", narrow.name()));
+        let what = format!("{beside}attention {tokens} tokens, {heads} x {head_dim}");
         // The two products; the softmax is what the share loses.
         self.line(&what, 4.0 * (tokens * tokens * width) as f64, || {
-            self.kernels.attention(&qkv, &[0, tokens as u32], heads, head_dim, &mut out, &mut scratch);
+            compute.attention(&qkv, &[0, tokens as u32], heads, head_dim, &mut out, &mut scratch);
         });
         black_box(&out);
     }
@@ -193,9 +183,9 @@ fn run(bench: &Bench) {
     bench.linear(1, 768, 768, Activation::Tanh);
     bench.linear(256, 3072, 768, Activation::Gelu);
     for tokens in [64, 128, 256, 512] {
-        bench.attention(tokens, 12, 64);
+        bench.attention(None, tokens, 12, 64);
     }
-    bench.attention(128, 12, 32);
+    bench.attention(None, 128, 12, 32);
     bench.cls_attention(1, 128, 12, 64);
     bench.cls_attention(8, 128, 12, 64);
     let (width, rows) = (768, 256);
@@ -219,7 +209,7 @@ fn run_narrow(bench: &Bench, kernels: NarrowKernels) {
     }
     if kernels.isa() == Isa::Amx {
         for (tokens, head_dim) in [(128, 64), (512, 64), (128, 32)] {
-            narrow.attention(tokens, 12, head_dim);
+            bench.attention(Some(kernels), tokens, 12, head_dim);
         }
     }
 }

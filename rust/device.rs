@@ -17,6 +17,8 @@ pub struct Choice<'a> {
     pub threads: Option<usize>,
     /// "auto", or the name of an instruction set, for tests.
     pub kernels: &'a str,
+    /// Whether `kernels` is what the checkpoint was packed for, and not asked for: how its panels lie, and no limit.
+    pub packed: bool,
     /// Whether a dtype that the machine has no instructions for is computed all the same.
     pub emulate: bool,
 }
@@ -78,7 +80,7 @@ impl Device {
     }
 
     fn cpu(choice: &Choice, note: Option<String>) -> Result<Self> {
-        let (kernels, bound) = kernels(choice.kernels)?;
+        let (kernels, bound) = kernels(choice)?;
         let (dtype, narrow) = precision(choice, kernels, bound)?;
         let threads = threads(choice.threads)?;
         let compute = Compute { kernels, narrow };
@@ -86,7 +88,7 @@ impl Device {
     }
 
     fn on(kind: &'static str, ordinals: Vec<usize>, choice: &Choice) -> Result<Self> {
-        let (kernels, _) = kernels(choice.kernels)?;
+        let (kernels, _) = kernels(choice)?;
         let precision = match choice.dtype {
             "auto" | "f16" => gpu::Precision::F16,
             "bf16" => gpu::Precision::Bf16,
@@ -150,7 +152,8 @@ fn not_a_dtype(dtype: &str) -> Error {
 }
 
 /// The kernels in f32, and the best instruction set that those of another precision may use.
-fn kernels(name: &str) -> Result<(Kernels, Isa)> {
+fn kernels(choice: &Choice) -> Result<(Kernels, Isa)> {
+    let name = choice.kernels;
     let isa = match name {
         "auto" => return Ok((Kernels::detect(), Isa::Amx)),
         "scalar" => Isa::Scalar,
@@ -163,15 +166,12 @@ fn kernels(name: &str) -> Result<(Kernels, Isa)> {
             ));
         }
     };
-    Kernels::new(isa).map(|kernels| (kernels, isa)).ok_or_else(|| {
+    // AMX reads AVX-512's panels.
+    let bound = if choice.packed && isa == Isa::Avx512 { Isa::Amx } else { isa };
+    Kernels::new(isa).map(|kernels| (kernels, bound)).ok_or_else(|| {
         let best = Kernels::detect().name();
         Error::Device(format!("kernels {name}: this machine has no {name}; its best is {best}: use auto"))
     })
-}
-
-/// What "auto" comes to in f32.
-pub fn best_kernels() -> &'static str {
-    Kernels::detect().name()
 }
 
 /// The precision's name and its kernels; None: f32.
@@ -250,8 +250,14 @@ fn faster(kernels: Kernels, narrow: NarrowKernels) -> bool {
 mod tests {
     use super::*;
 
-    const AUTO: Choice =
-        Choice { device: "auto", dtype: "auto", threads: None, kernels: "auto", emulate: false };
+    const AUTO: Choice = Choice {
+        device: "auto",
+        dtype: "auto",
+        threads: None,
+        kernels: "auto",
+        packed: false,
+        emulate: false,
+    };
 
     #[test]
     fn resolves_auto_once() {
@@ -280,6 +286,14 @@ mod tests {
             let dtype = if narrow.precision() == Precision::Bf16 { "bf16" } else { "int8" };
             assert_eq!(Device::resolve(&Choice { dtype, ..AUTO }).is_ok(), narrow.native());
         }
+        // Packed panels are no limit, where something better reads the same; and keep off a GPU all the same.
+        for (packed, bound) in [(false, Isa::Avx512), (true, Isa::Amx)] {
+            let choice = Choice { kernels: "avx512", packed, ..AUTO };
+            assert!(kernels(&choice).map_or(true, |(_, found)| found == bound));
+            assert!(why_cpu(&choice).is_some());
+        }
+        let packed = Choice { kernels: "scalar", packed: true, ..AUTO };
+        assert_eq!(kernels(&packed).unwrap().1, Isa::Scalar);
         let avx512 = Device::resolve(&Choice { kernels: "avx512", ..AUTO });
         assert_eq!(avx512.is_ok(), Kernels::new(Isa::Avx512).is_some());
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::admission::Terms;
 use crate::completions::Completions;
-use crate::device::{self, Choice, Device};
+use crate::device::{Choice, Device};
 use crate::error::{Error, Overload, Result};
 use crate::model::packed::Form;
 use crate::model::{self, Model};
@@ -286,23 +286,20 @@ fn resolve(options: &Options, threads: usize) -> Result<Device> {
         Some(packed) => Ok(packed.clone()),
         None => Ok(asked.to_string()),
     };
-    let mut kernels = chosen("kernels", &options.kernels, form.as_ref().map(|form| &form.kernels))?;
-    if options.kernels == "auto" && kernels == device::best_kernels() {
-        // Packed for what this machine would take anyway: and it may have more that reads the same panels (AMX).
-        kernels = "auto".into();
-    }
     Device::resolve(&Choice {
         device: &options.device,
         dtype: &chosen("dtype", &options.dtype, form.as_ref().map(|form| &form.dtype))?,
         threads: Some(threads),
-        kernels: &kernels,
+        kernels: &chosen("kernels", &options.kernels, form.as_ref().map(|form| &form.kernels))?,
+        packed: form.is_some() && options.kernels == "auto",
         emulate: options.emulate,
     })
 }
 
 /// Saves the checkpoint in `directory` packed for this machine, or for the options' kernels: `out/model.safetensors`.
 pub fn pack(directory: &Path, out: &Path, dtype: &str, kernels: &str, emulate: bool) -> Result<Device> {
-    let device = Device::resolve(&Choice { device: "cpu", dtype, threads: Some(1), kernels, emulate })?;
+    let device =
+        Device::resolve(&Choice { device: "cpu", dtype, threads: Some(1), kernels, packed: false, emulate })?;
     let isa = device.compute.narrow.map_or(device.compute.kernels.name(), |narrow| narrow.isa().name());
     let form = Form { dtype: device.dtype.to_string(), kernels: isa.to_string() };
     Model::pack(directory, device.compute, &form, out)?;

@@ -220,71 +220,45 @@ fn operations(values: usize, rounds: usize) -> u64 {
     (rounds.max(1) * 6 * TILE_ROWS * TILE_ROWS * values * 2) as u64
 }
 
-impl Tiles for AmxInt8 {
-    type Format = Int8;
+/// A unit: its format, its instruction, the values of k that it takes at a time, and its sums as f32.
+macro_rules! unit {
+    ($unit:ident, $format:ident, $product:literal, $values:expr, |$from:ident| $value:expr) => {
+        impl Tiles for $unit {
+            type Format = $format;
 
-    #[inline(always)]
-    fn format(self) -> Int8 {
-        self.0
-    }
+            #[inline(always)]
+            fn format(self) -> $format {
+                self.0
+            }
 
-    fn configured<R>(self, work: impl FnOnce() -> R) -> R {
-        // SAFETY: the token proves it.
-        unsafe { configured(work) }
-    }
+            fn configured<R>(self, work: impl FnOnce() -> R) -> R {
+                // SAFETY: the token proves it.
+                unsafe { configured(work) }
+            }
 
-    fn peak(self, rounds: usize) -> u64 {
-        // SAFETY: the token proves AMX, and tiles are configured; nothing but they is touched.
-        self.configured(|| unsafe { peak!("tdpbusd", rounds) });
-        operations(DEPTH, rounds)
-    }
+            fn peak(self, rounds: usize) -> u64 {
+                // SAFETY: the token proves AMX, and tiles are configured; nothing but they is touched.
+                self.configured(|| unsafe { peak!($product, rounds) });
+                operations($values, rounds)
+            }
 
-    // SAFETY: by the trait's contract.
-    #[inline(always)]
-    unsafe fn multiply(self, operands: Operands, sums: *mut u32) {
-        // SAFETY: the token proves AMX, the caller that tiles are configured; x and w are read as the operands say, and as many
-        // rows of `sums` are written as it has.
-        unsafe { multiply!("tdpbusd", operands, sums) }
-    }
+            // SAFETY: by the trait's contract.
+            #[inline(always)]
+            unsafe fn multiply(self, operands: Operands, sums: *mut u32) {
+                // SAFETY: the token proves AMX, the caller that tiles are configured; x and w are read as the operands say,
+                // and as many rows of `sums` are written as it has.
+                unsafe { multiply!($product, operands, sums) }
+            }
 
-    // SAFETY: by the trait's contract.
-    #[inline(always)]
-    unsafe fn value(self, from: *const u32) -> <<Int8 as Format>::Lanes as Lanes>::V {
-        // SAFETY: the token's features, the caller's pointer.
-        unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast())) }
-    }
+            // SAFETY: by the trait's contract.
+            #[inline(always)]
+            unsafe fn value(self, $from: *const u32) -> <<$format as Format>::Lanes as Lanes>::V {
+                // SAFETY: the token's features, the caller's pointer.
+                unsafe { $value }
+            }
+        }
+    };
 }
 
-impl Tiles for AmxBf16 {
-    type Format = Bf16;
-
-    #[inline(always)]
-    fn format(self) -> Bf16 {
-        self.0
-    }
-
-    fn configured<R>(self, work: impl FnOnce() -> R) -> R {
-        // SAFETY: the token proves it.
-        unsafe { configured(work) }
-    }
-
-    fn peak(self, rounds: usize) -> u64 {
-        // SAFETY: the token proves AMX, and tiles are configured; nothing but they is touched.
-        self.configured(|| unsafe { peak!("tdpbf16ps", rounds) });
-        operations(DEPTH / 2, rounds)
-    }
-
-    // SAFETY: by the trait's contract.
-    #[inline(always)]
-    unsafe fn multiply(self, operands: Operands, sums: *mut u32) {
-        // SAFETY: as for bytes.
-        unsafe { multiply!("tdpbf16ps", operands, sums) }
-    }
-
-    // SAFETY: by the trait's contract.
-    #[inline(always)]
-    unsafe fn value(self, from: *const u32) -> <<Bf16 as Format>::Lanes as Lanes>::V {
-        // SAFETY: the token's features, the caller's pointer; sums in f32.
-        unsafe { _mm512_loadu_ps(from.cast()) }
-    }
-}
+unit!(AmxInt8, Int8, "tdpbusd", DEPTH, |from| _mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast())));
+unit!(AmxBf16, Bf16, "tdpbf16ps", DEPTH / 2, |from| _mm512_loadu_ps(from.cast()));

@@ -97,7 +97,8 @@ pub struct Kernels {
     isa: Isa,
 }
 
-/// How a model computes: its linear layers' products in a narrow format or in f32, all else in f32.
+/// How a model computes: its linear layers' products in a narrow format or in f32, all else in f32 (attention's
+/// products: see [`Compute::attention`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Compute {
     pub kernels: Kernels,
@@ -110,7 +111,9 @@ impl Compute {
         self.narrow.is_some_and(|narrow| narrow.precision() == Precision::Int8)
     }
 
-    /// [`Kernels::attention`], on tiles in bf16 where the linear layers are on them and the heads suit.
+    /// Self-attention within each packed sequence. qkv is [tokens, 3 * heads * head_dim] (q, k, v; heads in order inside
+    /// each), with 1 / sqrt(head_dim) already in q; sequence s is the tokens cu_seqlens[s]..cu_seqlens[s + 1]; out is
+    /// [tokens, heads * head_dim]. In bf16, on tiles, where the linear layers are on them and the heads suit.
     pub fn attention(
         &self,
         qkv: &[f32],
@@ -308,22 +311,6 @@ impl Kernels {
     pub fn softmax(&self, x: &mut [f32], width: usize) {
         assert_eq!(x.len() % width, 0, "x is not [rows, {width}]");
         self.run(softmax::Softmax { x, width });
-    }
-
-    /// Self-attention within each packed sequence. qkv is [tokens, 3 * heads * head_dim] (q, k, v; heads in order inside
-    /// each), with 1 / sqrt(head_dim) already in q; sequence s is the tokens cu_seqlens[s]..cu_seqlens[s + 1]; out is
-    /// [tokens, heads * head_dim].
-    pub fn attention(
-        &self,
-        qkv: &[f32],
-        cu_seqlens: &[u32],
-        heads: usize,
-        head_dim: usize,
-        out: &mut [f32],
-        scratch: &mut AttentionScratch,
-    ) {
-        let compute = Compute { kernels: *self, narrow: None };
-        compute.attention(qkv, cu_seqlens, heads, head_dim, out, scratch);
     }
 
     /// The last layer's attention for each sequence's first row alone, K and V never formed. x is [tokens, width], width =

@@ -220,12 +220,11 @@ impl NarrowKernels {
     /// As [`super::Kernels::peak`], of this format's products.
     pub fn peak(&self, rounds: usize) -> (u64, f32) {
         match (self.isa, self.precision) {
-            // SAFETY (both): as for the product.
-            // SAFETY: as said above.
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: as for the product.
             (Isa::Amx, Precision::Int8) => (unsafe { amx::AmxInt8::assume() }.peak(rounds), 0.0),
-            // SAFETY: as said above.
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: as for the product.
             (Isa::Amx, Precision::Bf16) => (unsafe { amx::AmxBf16::assume() }.peak(rounds), 0.0),
             _ => self.run(FormatPeak { rounds }),
         }
