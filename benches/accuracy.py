@@ -25,6 +25,7 @@ from benches.worker import Worker, folders, write
 Array = npt.NDArray[np.float64]
 REFERENCE = "rerankd f32"
 OURS = {"rerankd bf16": "rerankd bf16, emulated", "rerankd int8": "rerankd int8, emulated"}
+EIGHT_BITS = {"rerankd int8, 8 bits": "rerankd int8 in plain Rust"}
 # In f32 a peer shows whether its graph is the checkpoint's at all.
 CONTROL = "onnxruntime f32"
 AGREEMENT = 1e-3
@@ -127,7 +128,8 @@ class Bench:
         return found
 
     def ours(self, reference: Array) -> dict[str, Error]:
-        return {name: Error.of(self.logits(way, [1])[0], reference) for name, way in OURS.items()}
+        ways = OURS | EIGHT_BITS if self.options.eight_bits else OURS
+        return {name: Error.of(self.logits(way, [1])[0], reference) for name, way in ways.items()}
 
     def peers(self, reference: Array) -> dict[str, Error]:
         return {
@@ -168,6 +170,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--eight-bits", action="store_true", help="int8 as with AVX-512 and AMX too; takes minutes elsewhere"
+    )
     parser.add_argument("--peers-python", type=Path, help="default: .peers, made if need be")
     parser.add_argument("--record", action="store_true", help="append the table to benches/RESULTS.md")
     options = parser.parse_args()

@@ -21,13 +21,15 @@ from benches import report
 Logits = npt.NDArray[np.float32]
 # Queries with their contexts.
 Groups = list[tuple[str, list[str]]]
-# rerankd's precision, and whether it may do without the instructions for it: where only the scores count.
+# rerankd's precision, the instructions, and whether it may do without those for the precision: where only the
+# scores count. In plain Rust int8 has the 8 bits and the blocks that it has with AVX-512 and AMX.
 RERANKD = {
-    "rerankd f32": ("f32", False),
-    "rerankd bf16": ("bf16", False),
-    "rerankd int8": ("int8", False),
-    "rerankd bf16, emulated": ("bf16", True),
-    "rerankd int8, emulated": ("int8", True),
+    "rerankd f32": ("f32", "auto", False),
+    "rerankd bf16": ("bf16", "auto", False),
+    "rerankd int8": ("int8", "auto", False),
+    "rerankd bf16, emulated": ("bf16", "auto", True),
+    "rerankd int8, emulated": ("int8", "auto", True),
+    "rerankd int8 in plain Rust": ("int8", "scalar", True),
 }
 # onnxruntime's graphs of a checkpoint: as exported, and with its transformer fusions; in int8 with weights
 # in 8 bits and in 7.
@@ -66,14 +68,20 @@ class Contender(Protocol):
 class Rerankd:
     """Strings in, logits out: tokenizing is part of every figure."""
 
-    def __init__(self, checkpoint: Path, groups: Groups, threads: int, dtype: str, emulate: bool) -> None:
+    def __init__(self, checkpoint: Path, groups: Groups, threads: int, way: tuple[str, str, bool]) -> None:
         import rerankd  # noqa: PLC0415
         from rerankd.errors import DeviceError  # noqa: PLC0415
 
         self.groups = groups
+        dtype, kernels, emulate = way
         try:
             self.reranker = rerankd.Reranker(
-                str(checkpoint), device="cpu", dtype=dtype, threads=threads, emulate=emulate
+                str(checkpoint),
+                device="cpu",
+                dtype=dtype,
+                threads=threads,
+                kernels=kernels,
+                emulate=emulate,
             )
         except DeviceError as error:
             raise CannotRunError(str(error)) from None
@@ -194,7 +202,7 @@ class PyTorch(Peer):
 
 def load(name: str, checkpoint: Path, groups: Groups, threads: int) -> Contender:
     if name in RERANKD:
-        return Rerankd(checkpoint, groups, threads, *RERANKD[name])
+        return Rerankd(checkpoint, groups, threads, RERANKD[name])
     if name in GRAPHS:
         return OnnxRuntime(checkpoint, groups, threads, GRAPHS[name])
     if name in OPENVINO:

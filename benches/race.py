@@ -11,7 +11,7 @@ from benches.contenders import RERANKD
 from benches.corpus import Workload
 
 BATCHES = (1, 2, 4, 8, 32)
-OURS = tuple(name for name, (_, emulate) in RERANKD.items() if not emulate)
+OURS = tuple(name for name, (_, _, emulate) in RERANKD.items() if not emulate)
 PRECISIONS = ("f32", "bf16", "int8")
 # Each peer's ways of running; the fastest is compared. onnxruntime's ranges of int8: see `ways`.
 PEERS = {

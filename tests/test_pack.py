@@ -69,7 +69,7 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('"rerankd.packed":"2"', '"rerankd.packed":"9"', "layout 9"),
+        ('"rerankd.packed":"3"', '"rerankd.packed":"9"', "layout 9"),
         ('"rerankd.kernels":"scalar"', '"rerankd.kernels":"skalar"', "skalar"),
         ("layer.0.intermediate.dense.panels", "layer.0.intermediate.dense.spanel", "panels is missing"),
         ("layer.1.output.dense.bias", "layer.1.output.dense.sbia", "pack the checkpoint again"),

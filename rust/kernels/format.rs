@@ -16,6 +16,12 @@ pub enum Precision {
     Int8,
 }
 
+/// Groups that a product writes out one after the other: as in f32's, instructions are what is short.
+pub(super) const UNROLL: usize = 4;
+
+/// The most that any format's [`Format::BLOCK`] is.
+pub(super) const MOST_BLOCK: usize = 384;
+
 /// A piece of work that runs on any format.
 pub(super) trait FormatKernel {
     type Output;
@@ -40,8 +46,20 @@ pub(super) trait Format: Copy {
     const PRECISION: Precision;
     /// Rows of the product's tile.
     const TILE_ROWS: usize = <Self::Lanes as Lanes>::TILE_ROWS;
-    /// int8: the greatest input and the greatest weight, for which no sum on the way saturates.
+    /// int8: the greatest input and the greatest weight.
     const GREATEST: (f32, f32) = (255.0, 127.0);
+    /// int8: inputs, in a row and in an output's weights, that share one step. A step for fewer is more exact, and takes the sums
+    /// out of their registers more often: 8 bits have exactness to spare.
+    const BLOCK: usize = MOST_BLOCK;
+    /// int8: what [`Format::together`] may be at most, so that no sum on the way saturates or wraps.
+    const TOGETHER: f32 = f32::INFINITY;
+
+    /// int8: of a block's weights in steps, the greatest sum of those of one sign that share a narrow sum on the way; 0 where
+    /// none is narrow.
+    #[inline(always)]
+    fn together(_weights: &[f32]) -> f32 {
+        0.0
+    }
 
     /// Where, within a group of a panel, the weight of column `column` on the group's input `j` lies.
     #[inline(always)]
@@ -70,6 +88,50 @@ pub(super) trait Format: Copy {
     /// # Safety
     /// `to` is writable for `LANES` values.
     unsafe fn store(self, v: <Self::Lanes as Lanes>::V, to: *mut Self::Input);
+
+    /// sums += the products of one group: `w` points at its weights, and `group` counts in each of `rows`.
+    /// # Safety
+    /// Both are readable there.
+    #[inline(always)]
+    unsafe fn add_group<const HEIGHT: usize, const VECTORS: usize>(
+        self,
+        rows: &[*const Self::Input; HEIGHT],
+        group: usize,
+        w: *const Self::Weight,
+        sums: &mut [[Self::Sum; VECTORS]; HEIGHT],
+    ) {
+        // SAFETY: the caller's promise.
+        let mut weights = [unsafe { self.weights(w) }; VECTORS];
+        for (v, weights) in weights.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *weights = unsafe { self.weights(w.add(v * Self::Lanes::LANES * Self::GROUP)) };
+        }
+        for (&x, sums) in rows.iter().zip(sums) {
+            // SAFETY: as above.
+            let inputs = unsafe { self.inputs(x.add(group * Self::GROUP)) };
+            for (sum, &weights) in sums.iter_mut().zip(&weights) {
+                *sum = self.dot(*sum, inputs, weights);
+            }
+        }
+    }
+
+    /// As [`Format::add_group`], of [`UNROLL`] groups.
+    /// # Safety
+    /// All are readable there.
+    #[inline(always)]
+    unsafe fn add_groups<const HEIGHT: usize, const VECTORS: usize>(
+        self,
+        rows: &[*const Self::Input; HEIGHT],
+        group: usize,
+        w: *const Self::Weight,
+        sums: &mut [[Self::Sum; VECTORS]; HEIGHT],
+    ) {
+        for u in 0..UNROLL {
+            let w = w.wrapping_add(u * VECTORS * Self::Lanes::LANES * Self::GROUP);
+            // SAFETY: the caller's promise.
+            unsafe { self.add_group(rows, group + u, w, sums) };
+        }
+    }
 }
 
 /// [`Format::run`], compiled with the format's features.

@@ -31,6 +31,19 @@ pub struct NarrowKernels {
     isa: Isa,
 }
 
+/// Of int8, in steps.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The greatest input.
+    pub input: f32,
+    /// The greatest weight.
+    pub weight: f32,
+    /// The greatest sum of 16 weights of one sign.
+    pub together: f32,
+    /// Inputs that share a step.
+    pub block: usize,
+}
+
 impl NarrowKernels {
     /// The best that this machine has; [`NarrowKernels::native`] tells whether it is of any use.
     pub fn detect(precision: Precision) -> Self {
@@ -78,16 +91,17 @@ impl NarrowKernels {
         self.isa
     }
 
-    /// int8: the greatest input and the greatest weight, in steps.
-    pub fn greatest(&self) -> (f32, f32) {
-        struct Greatest;
-        impl FormatKernel for Greatest {
-            type Output = (f32, f32);
-            fn run<F: Format>(self, _: F) -> (f32, f32) {
-                F::GREATEST
+    /// What int8's steps are made of.
+    pub fn limits(&self) -> Limits {
+        struct Ask;
+        impl FormatKernel for Ask {
+            type Output = Limits;
+            fn run<F: Format>(self, _: F) -> Limits {
+                let (input, weight) = F::GREATEST;
+                Limits { input, weight, together: F::TOGETHER, block: F::BLOCK }
             }
         }
-        self.run(Greatest)
+        self.run(Ask)
     }
 
     /// The instructions in use, or what stands in for them.

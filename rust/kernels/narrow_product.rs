@@ -5,15 +5,12 @@
 
 use std::ops::Range;
 
-use super::format::{Format, FormatKernel, Precision};
+use super::format::{Format, FormatKernel, Precision, UNROLL};
 use super::lanes::{Lanes, Stops};
 use super::math::{Activate, Activation};
 use super::narrow::{NarrowMatrix, blocks, groups_per_block};
 use super::place::Place;
 use super::quantize::{NarrowInputs, stride};
-
-/// Groups that are written out one after the other: as in the f32 product, instructions are what is short.
-const UNROLL: usize = 4;
 
 /// The rows that all panels read in turn take about this much of L2.
 const BLOCK_BYTES: usize = 224 << 10;
@@ -72,7 +69,7 @@ impl NarrowProduct<'_> {
         );
         assert!(self.bias.is_empty() || self.bias.len() >= end, "bias is shorter than its shape");
         if F::PRECISION == Precision::Int8 {
-            let blocks = blocks(w.k);
+            let blocks = blocks::<F>(w.k);
             assert!(
                 self.inputs.low.len() >= self.rows * blocks && self.inputs.step.len() >= self.rows * blocks
             );
@@ -86,7 +83,7 @@ impl NarrowProduct<'_> {
     #[inline(always)]
     fn panel<F: Format>(&mut self, format: F, rows: Range<usize>, column: usize) {
         let width = (self.columns.end - column).min(F::Lanes::PANEL);
-        let (groups, blocks) = (self.w.k.div_ceil(F::GROUP), blocks(self.w.k));
+        let (groups, blocks) = (self.w.k.div_ceil(F::GROUP), blocks::<F>(self.w.k));
         let left = column - self.columns.start;
         let (out, ldo) = (self.out.as_mut_ptr(), self.out.stride());
         // The next panel lies right behind this one: each tile asks for its share of the lines, evenly over k, as the f32
@@ -177,32 +174,6 @@ impl<T: Format, const HEIGHT: usize> FormatKernel for Tile<'_, T, HEIGHT> {
     }
 }
 
-/// sums += the products of one group: `w` points at its weights, and `group` counts in each of `rows`.
-/// # Safety
-/// Both are readable there.
-#[inline(always)]
-unsafe fn step_of<F: Format, const HEIGHT: usize, const VECTORS: usize>(
-    format: F,
-    rows: &[*const F::Input; HEIGHT],
-    group: usize,
-    w: *const F::Weight,
-    sums: &mut [[F::Sum; VECTORS]; HEIGHT],
-) {
-    // SAFETY: the caller's promise.
-    let mut weights = [unsafe { format.weights(w) }; VECTORS];
-    for (v, weights) in weights.iter_mut().enumerate() {
-        // SAFETY: as above.
-        *weights = unsafe { format.weights(w.add(v * F::Lanes::LANES * F::GROUP)) };
-    }
-    for (&x, sums) in rows.iter().zip(sums) {
-        // SAFETY: as above.
-        let inputs = unsafe { format.inputs(x.add(group * F::GROUP)) };
-        for (sum, &weights) in sums.iter_mut().zip(&weights) {
-            *sum = format.dot(*sum, inputs, weights);
-        }
-    }
-}
-
 impl<T: Format, const HEIGHT: usize> Tile<'_, T, HEIGHT> {
     #[inline(always)]
     fn vectors<F: Format, const VECTORS: usize>(self, format: F) {
@@ -224,16 +195,14 @@ impl<T: Format, const HEIGHT: usize> Tile<'_, T, HEIGHT> {
                     coming = stops.ask(coming);
                     ask_at += stops.every;
                 }
-                for u in 0..UNROLL {
-                    // SAFETY: check() has shown that the panel has this group, and each row of x.
-                    unsafe { step_of(format, &rows, group + u, w.wrapping_add(u * step), &mut sums) };
-                }
+                // SAFETY: check() has shown that the panel has these groups, and each row of x.
+                unsafe { format.add_groups(&rows, group, w, &mut sums) };
                 w = w.wrapping_add(UNROLL * step);
                 group += UNROLL;
             }
             while group < end {
                 // SAFETY: as above.
-                unsafe { step_of(format, &rows, group, w, &mut sums) };
+                unsafe { format.add_group(&rows, group, w, &mut sums) };
                 w = w.wrapping_add(step);
                 group += 1;
             }

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::narrow::BLOCK;
+use super::narrow_kernels::Limits;
 use super::tests::{assert_same, random};
 use super::{Activation, Inputs, Isa, NarrowInputs, NarrowKernels, NarrowMatrix, Precision, scalar};
 
@@ -35,31 +35,59 @@ fn linear(
 }
 
 /// Inputs that are whole and span all steps in every block, weights that are whole and reach the greatest: every step is 1,
-/// and a block's product is the integers' own. All at their greatest is what saturates where sums are kept in 16 bits.
+/// and a block's product is the integers' own. `greatest`: all inputs are, and the weights as great as they may be together,
+/// which is what overflows where sums are kept in 16 bits.
 fn check_exact(kernels: NarrowKernels, rows: usize, n: usize, k: usize, greatest: bool, seed: u64) {
     let what = format!("{} int8 {rows} x {n} x {k}", kernels.name());
-    let (most, heaviest) = kernels.greatest();
+    let Limits { input: most, weight: heaviest, together, block: length } = kernels.limits();
+    // Of the weights beside a block's heaviest, and of the others.
+    let (beside, others) = (heaviest.min((together - heaviest) / 15.0), heaviest.min(together / 16.0));
     let spread = |x: &f32| ((x + 1.0) / 2.0 * (most + 0.8) - 0.4).round();
     let mut x: Vec<f32> = random(seed, rows * k, 1.0).iter().map(spread).collect();
-    let mut weight: Vec<f32> = random(seed + 1, n * k, heaviest + 0.4).iter().map(|w| w.round()).collect();
+    let mut weight = random(seed + 1, n * k, 1.0);
+    for (i, row) in weight.chunks_mut(k).enumerate() {
+        for block in row.chunks_mut(length) {
+            for (j, w) in block.iter_mut().enumerate() {
+                let limit = if j < 32 { beside } else { others }.floor();
+                *w = if greatest {
+                    limit.copysign(1.0 - (i % 3) as f32)
+                } else {
+                    (*w * (limit + 0.4)).round()
+                };
+            }
+            block[0] = if i % 2 == 0 { heaviest } else { -heaviest };
+        }
+    }
     if greatest {
         x.fill(most);
-        weight.iter_mut().for_each(|w| *w = heaviest.copysign(*w));
     }
-    for block in x.chunks_mut(k).flat_map(|row| row.chunks_mut(BLOCK)) {
+    for block in x.chunks_mut(k).flat_map(|row| row.chunks_mut(length)) {
         (block[0], block[block.len() - 1]) = (0.0, most);
-    }
-    for (i, row) in weight.chunks_mut(k).enumerate() {
-        row.chunks_mut(BLOCK).for_each(|block| block[0] = if i % 2 == 0 { heaviest } else { -heaviest });
     }
     let packed = pack(kernels, &weight, n, k, &Inputs::default());
     let got = linear(kernels, &x, rows, &packed, &[], Activation::None);
     let block = |(x, w): (&[f32], &[f32])| x.iter().zip(w).map(|(&x, &w)| x as i64 * w as i64).sum::<i64>();
     let dot = |x: &[f32], w: &[f32]| {
-        x.chunks(BLOCK).zip(w.chunks(BLOCK)).map(block).fold(0.0, |sum, dot| sum + dot as f32)
+        x.chunks(length).zip(w.chunks(length)).map(block).fold(0.0, |sum, dot| sum + dot as f32)
     };
     let want: Vec<f32> = x.chunks(k).flat_map(|x| weight.chunks(k).map(move |w| dot(x, w))).collect();
     assert_same(&got, &want, &what);
+}
+
+/// Weights whose sums would overflow at the finest steps: they are packed in coarser ones, all of them, and meet the greatest
+/// inputs. A sum that wraps is off by half of what sums may be, not by a step.
+fn check_crowded(kernels: NarrowKernels, weight: impl Fn(usize) -> f32) {
+    let (n, k) = (40, 3 * 128 + 50);
+    let weight: Vec<f32> = (0..n * k).map(|i| weight(i) * if i / k % 2 == 0 { 1.0 } else { -1.0 }).collect();
+    let mut x = vec![7.0; 5 * k];
+    x.iter_mut().step_by(128).for_each(|x| *x = 0.0);
+    let packed = pack(kernels, &weight, n, k, &Inputs::default());
+    let got = linear(kernels, &x, 5, &packed, &[], Activation::None);
+    let want = scalar::linear(&x, &weight, &vec![0.0; n], k, Activation::None);
+    assert_eq!(got.len(), want.len());
+    for (&got, want) in got.iter().zip(want) {
+        assert!((f64::from(got) / want - 1.0).abs() < 0.05, "{}: {got}, not {want}", kernels.name());
+    }
 }
 
 /// Against f64, within the steps: the worst that roundings of inputs and weights can add up to in a row is never met.
@@ -80,7 +108,7 @@ fn check_close(kernels: NarrowKernels, rows: usize, n: usize, k: usize, act: Act
     let want = scalar::linear(&x, &weight, &bias, k, act);
     // Outputs are of size 1 or so; rounding to the steps averages over k.
     let tolerance = match kernels.precision() {
-        Precision::Int8 if kernels.greatest().0 < 255.0 => 0.24,
+        Precision::Int8 if kernels.limits().input < 255.0 => 0.24,
         Precision::Int8 => 0.12,
         Precision::Bf16 => 0.04,
     };
@@ -151,6 +179,16 @@ fn tiles_change_no_bit_of_int8() {
         let [a, b] = [(with, &packed[1]), (without, &packed[0])]
             .map(|(kernels, packed)| linear(kernels, &x, 70, packed, &[], Activation::None));
         assert_same(&a, &b, "with tiles and without");
+    }
+}
+
+#[test]
+fn weights_that_crowd_do_not_overflow() {
+    for kernels in NarrowKernels::available(Precision::Int8) {
+        check_crowded(kernels, |_| 0.3);
+        check_crowded(kernels, |i| if i % 4 < 2 { 1.0 } else { 0.01 });
+        check_crowded(kernels, |i| if i % 32 < 8 { 5.0 } else { 0.9 });
+        check_crowded(kernels, |i| 1.0 + (i % 7) as f32 / 7.0);
     }
 }
 

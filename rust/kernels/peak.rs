@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use super::format::{Format, FormatKernel};
+use super::format::{Format, FormatKernel, UNROLL};
 use super::lanes::{Kernel, Lanes};
 use super::matrix::Buffer;
 
@@ -60,6 +60,7 @@ impl FormatKernel for FormatPeak {
     #[inline(always)]
     fn run<F: Format>(self, format: F) -> (u64, f32) {
         match (F::TILE_ROWS, <F::Lanes as Lanes>::TILE_VECTORS) {
+            (4, 2) if F::TOGETHER.is_finite() => runs::<F, 4, 2>(format, self.rounds),
             (6, _) => products::<F, 6, 2>(format, self.rounds),
             (4, 2) => products::<F, 4, 2>(format, self.rounds),
             (4, _) => products::<F, 4, 1>(format, self.rounds),
@@ -67,6 +68,31 @@ impl FormatKernel for FormatPeak {
             _ => products::<F, 8, 3>(format, self.rounds),
         }
     }
+}
+
+/// Of a format that has a way of its own to add several groups at once.
+#[inline(always)]
+fn runs<F: Format, const HEIGHT: usize, const VECTORS: usize>(format: F, rounds: usize) -> (u64, f32) {
+    let mut buffer = Buffer::zeros::<u8>(4096);
+    buffer.as_mut_slice::<u8>().fill(black_box(1));
+    let (x, w) = (buffer.as_slice::<F::Input>().as_ptr(), buffer.as_slice::<F::Weight>().as_ptr());
+    let run = UNROLL * F::GROUP;
+    let weights = VECTORS * F::Lanes::LANES * run;
+    // Four runs of the tile's weights, of 2 bytes at most; its inputs are fewer.
+    assert!(4 * weights * 2 <= buffer.bytes() && HEIGHT <= 8 * VECTORS);
+    let mut rows = [x; HEIGHT];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = x.wrapping_add(r * run);
+    }
+    let (mut sums, last) = ([[format.zero(); VECTORS]; HEIGHT], black_box(3));
+    for round in 0..rounds {
+        let at = round & last;
+        // SAFETY: as asserted.
+        unsafe { format.add_groups(&rows, at * UNROLL, w.add(at * weights), &mut sums) };
+    }
+    let lanes = format.lanes();
+    let total = sums.iter().flatten().map(|&sum| lanes.sum(format.value(sum))).sum();
+    ((rounds * HEIGHT * VECTORS * F::Lanes::LANES * run * 2) as u64, total)
 }
 
 #[inline(always)]

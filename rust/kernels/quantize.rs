@@ -1,9 +1,9 @@
 //! Inputs in a narrow format, row by row.
 
-use super::format::{Format, FormatKernel, Precision};
+use super::format::{Format, FormatKernel, MOST_BLOCK, Precision};
 use super::lanes::Lanes;
 use super::matrix::Buffer;
-use super::narrow::{BLOCK, NarrowMatrix, blocks};
+use super::narrow::{NarrowMatrix, blocks};
 use super::tiles::TILE_ROWS;
 
 /// Rows of inputs as a [`NarrowMatrix`] takes them. It grows and is reused.
@@ -39,7 +39,7 @@ impl FormatKernel for Quantize<'_> {
         let Self { x, ldx, rows, w, inputs } = self;
         let stride = stride(w.k);
         let out = inputs.data.grown::<F::Input>(rows.next_multiple_of(TILE_ROWS) * stride);
-        let blocks = blocks(w.k);
+        let blocks = blocks::<F>(w.k);
         for steps in [&mut inputs.low, &mut inputs.step] {
             steps.resize((rows * blocks).max(steps.len()), 0.0);
         }
@@ -85,15 +85,15 @@ fn blockwise<F: Format, const CENTERED: bool>(
     let lanes = format.lanes();
     // What neither minimum nor maximum would tell: the sum of all is finite only where each is.
     let mut total = lanes.splat(0.0);
-    for (b, out) in out.chunks_mut(BLOCK).enumerate().take(low.len()) {
-        let block = Block { row, w, first: b * BLOCK };
+    for (b, out) in out.chunks_mut(F::BLOCK).enumerate().take(low.len()) {
+        let block = Block { row, w, first: b * F::BLOCK };
         // The values, once formed; past the row's end zeros, which meet weights of zero but have to fit.
-        let mut values = Values([0.0; BLOCK]);
-        let whole = row.len() - block.first >= BLOCK;
+        let mut values = Values([0.0; MOST_BLOCK]);
+        let whole = row.len() - block.first >= F::BLOCK;
         let range = if whole {
-            block.values::<F::Lanes, CENTERED, true>(lanes, &mut values, &mut total)
+            block.values::<F, CENTERED, true>(lanes, &mut values, &mut total)
         } else {
-            block.values::<F::Lanes, CENTERED, false>(lanes, &mut values, &mut total)
+            block.values::<F, CENTERED, false>(lanes, &mut values, &mut total)
         };
         (low[b], step[b]) = range.quantized(format, &values, out);
     }
@@ -105,7 +105,7 @@ fn blockwise<F: Format, const CENTERED: bool>(
 
 /// A block's values, in L1 between the pass that finds their range and the one that rounds them.
 #[repr(C, align(64))]
-struct Values([f32; BLOCK]);
+struct Values([f32; MOST_BLOCK]);
 
 /// A block of a row, from element `first` on.
 struct Block<'a> {
@@ -123,19 +123,19 @@ struct Extent {
 impl Block<'_> {
     /// values = (x - center) * factor, and adds them to `total`. `WHOLE`: the row has all of the block.
     #[inline(always)]
-    fn values<L: Lanes, const CENTERED: bool, const WHOLE: bool>(
+    fn values<F: Format, const CENTERED: bool, const WHOLE: bool>(
         &self,
-        lanes: L,
+        lanes: F::Lanes,
         values: &mut Values,
-        total: &mut L::V,
+        total: &mut <F::Lanes as Lanes>::V,
     ) -> Extent {
         let Self { row, w, first } = *self;
-        let end = if WHOLE { first + BLOCK } else { row.len() };
+        let end = if WHOLE { first + F::BLOCK } else { row.len() };
         let (x, factor) = (&row[first..end], &w.factor[first..end]);
         let center = if CENTERED { &w.center[first..end] } else { &[] };
         let zero = lanes.splat(0.0);
         let (mut low, mut high) = (zero, zero);
-        for at in (0..if WHOLE { BLOCK } else { end - first }).step_by(L::LANES) {
+        for at in (0..if WHOLE { F::BLOCK } else { end - first }).step_by(F::Lanes::LANES) {
             let read = |from: &[f32]| {
                 if WHOLE {
                     // SAFETY: the slices are BLOCK long, a multiple of LANES.
@@ -149,7 +149,7 @@ impl Block<'_> {
                 value = lanes.sub(value, read(center));
             }
             let value = lanes.mul(value, read(factor));
-            lanes.write(value, &mut values.0[at..at + L::LANES]);
+            lanes.write(value, &mut values.0[at..at + F::Lanes::LANES]);
             low = lanes.min(low, value);
             high = lanes.max(high, value);
             *total = lanes.add(*total, value);

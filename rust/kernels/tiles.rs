@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::format::{Format, FormatKernel, Precision};
 use super::lanes::Lanes;
 use super::math::{Activate, Activation};
-use super::narrow::{BLOCK, NarrowMatrix, blocks};
+use super::narrow::{NarrowMatrix, blocks};
 use super::narrow_product::NarrowProduct;
 use super::quantize::stride;
 
@@ -161,7 +161,7 @@ impl<T: Tiles> TileProduct<'_, T> {
     #[inline(always)]
     fn tile(&mut self, row: usize, height: usize, column: usize, width: usize, coming: *const u8) {
         let int8 = <T::Format as Format>::PRECISION == Precision::Int8;
-        let count = if int8 { blocks(self.product.w.k) } else { 1 };
+        let count = if int8 { blocks::<T::Format>(self.product.w.k) } else { 1 };
         let mut values = Sums::uninit();
         // A block's sums are put in their scale while the next one's are multiplied: they wait for nothing that those are.
         let mut sums = [Sums::uninit(), Sums::uninit()];
@@ -209,7 +209,7 @@ impl<T: Tiles> TileProduct<'_, T> {
         let (x, w) = (self.product.inputs.data.as_slice::<u8>(), self.product.w.data.as_slice::<u8>());
         let bytes = self.product.w.k * size_of::<<T::Format as Format>::Input>();
         let int8 = <T::Format as Format>::PRECISION == Precision::Int8;
-        let size = if int8 { BLOCK } else { bytes };
+        let size = if int8 { <T::Format as Format>::BLOCK } else { bytes };
         let (from, to) = (block * size, ((block + 1) * size).min(bytes));
         Operands {
             x: x.as_ptr().wrapping_add(row * bytes + from),
@@ -266,7 +266,7 @@ impl<T: Tiles> TileProduct<'_, T> {
         stride: usize,
     ) {
         let (lanes, w) = (self.tiles.format().lanes(), self.product.w);
-        let blocks = blocks(w.k);
+        let blocks = blocks::<T::Format>(w.k);
         let place = column * blocks + block * PANEL;
         let mut values = self.bias(column);
         // SAFETY: check() has shown that every panel has steps for its whole width in each block, and every row has them; the

@@ -24,7 +24,7 @@ pub struct Form {
 }
 
 /// The layout's own version: what another one wrote is refused.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 impl Form {
     /// None for a checkpoint as others save it.
