@@ -113,6 +113,25 @@ fn prefetch(line: *const f32) {
     let _ = line;
 }
 
+/// Asks for the cache lines of the tile [rows, PANEL] at `to`, which is written last: a store that waits for its line holds up all
+/// that follow, a tile's sums on their way through the stack among them. Any address will do.
+#[inline(always)]
+pub(super) fn prefetch_tile<L: Lanes>(to: *const f32, stride: usize, rows: usize) {
+    for r in 0..rows {
+        for at in (0..L::PANEL).step_by(16) {
+            let line = to.wrapping_add(r * stride + at);
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: SSE is x86_64's baseline, and a prefetch of a bad address does nothing.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_ET0>(line.cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        }
+    }
+}
+
 /// When a tile asks for lines that are wanted later: evenly over its steps. All at once they fill the core's list of misses,
 /// and the tile waits for memory after all.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::format::{Format, FormatKernel, Precision, UNROLL};
-use super::lanes::{Lanes, Stops};
+use super::lanes::{Lanes, Stops, prefetch_tile};
 use super::math::{Activate, Activation};
 use super::narrow::{NarrowMatrix, blocks, groups_per_block};
 use super::place::Place;
@@ -185,6 +185,7 @@ impl<T: Format, const HEIGHT: usize> Tile<'_, T, HEIGHT> {
         for (r, row) in rows.iter_mut().enumerate() {
             *row = x.wrapping_add(r * ldx);
         }
+        prefetch_tile::<F::Lanes>(self.0.out, self.0.ldo, HEIGHT);
         let mut values = self.start::<F, VECTORS>(format);
         let (mut coming, mut group, mut ask_at) = (self.0.coming, 0, 0);
         for block in 0..groups.div_ceil(groups_per_block::<F>(groups)) {

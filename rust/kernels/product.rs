@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::lanes::{Kernel, Lanes, Stops};
+use super::lanes::{Kernel, Lanes, Stops, prefetch_tile};
 use super::math::{Activate, Activation};
 use super::place::{Place, fits};
 
@@ -323,6 +323,10 @@ impl<const HEIGHT: usize, const VECTORS: usize, const KIND: u8> Kernel for Tile<
     fn run<L: Lanes>(self, lanes: L) {
         let Part { x, ldx, b, k, start, start_stride, out, ldo, coming, stops, .. } = self.0;
         let step = if KIND == DENSE { L::PANEL } else { self.0.step };
+        if KIND == DENSE {
+            // The next tile's: it may begin with what is there. Attention's are in the cache already.
+            prefetch_tile::<L>(out.wrapping_add(HEIGHT * ldo), ldo, HEIGHT);
+        }
         let mut sums = [[lanes.splat(0.0); VECTORS]; HEIGHT];
         if !start.is_null() {
             for (r, row) in sums.iter_mut().enumerate() {
