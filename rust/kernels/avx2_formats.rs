@@ -42,7 +42,7 @@ impl Format for Int8 {
     type Sum = __m256i;
     const GROUP: usize = 8;
     const PRECISION: Precision = Precision::Int8;
-    // 8 sums of 16 bits and 8 of 32 take turns in 16 registers. 3 rows, where all of them fit, and 5 were tried: as fast.
+    // 8 sums of 16 bits and 8 of 32 take turns in 16 registers. 3 rows and 5 were tried: as fast.
     const TILE_ROWS: usize = 4;
     const GREATEST: (f32, f32) = (127.0, 127.0);
     const BLOCK: usize = 128;
