@@ -83,7 +83,9 @@ impl Device {
         let (kernels, bound) = kernels(choice)?;
         let (dtype, narrow) = precision(choice, kernels, bound)?;
         let threads = threads(choice.threads)?;
-        let compute = Compute { kernels, narrow };
+        // gemm is for f32's weights: beside others the rest is as where these are packed, to the bit.
+        let plain = Kernels::new(Isa::Scalar).filter(|_| narrow.is_some() && kernels.isa() == Isa::Gemm);
+        let compute = Compute { kernels: plain.unwrap_or(kernels), narrow };
         Ok(Self { name: "cpu".into(), dtype, threads, compute, gpus: None, note })
     }
 
@@ -157,12 +159,13 @@ fn kernels(choice: &Choice) -> Result<(Kernels, Isa)> {
     let isa = match name {
         "auto" => return Ok((Kernels::detect(), Isa::Amx)),
         "scalar" => Isa::Scalar,
+        "gemm" => Isa::Gemm,
         "avx2" => Isa::Avx2,
         "avx512" => Isa::Avx512,
         other => {
             return Err(Error::input(
                 "kernels",
-                format!("{other:?} is not one of auto, scalar, avx2, avx512"),
+                format!("{other:?} is not one of auto, scalar, gemm, avx2, avx512"),
             ));
         }
     };
@@ -296,6 +299,8 @@ mod tests {
         assert_eq!(kernels(&packed).unwrap().1, Isa::Scalar);
         let avx512 = Device::resolve(&Choice { kernels: "avx512", ..AUTO });
         assert_eq!(avx512.is_ok(), Kernels::new(Isa::Avx512).is_some());
+        let gemm = Device::resolve(&Choice { kernels: "gemm", ..AUTO }).unwrap();
+        assert_eq!((gemm.dtype, gemm.instructions()), ("f32", "gemm"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ def scores(model: str | Path, **how: object) -> list[float]:
         return list(reranker.score(QUERY, CONTEXTS, score="logit"))
 
 
-@pytest.mark.parametrize("kernels", ["auto", "scalar"])
+@pytest.mark.parametrize("kernels", ["auto", "scalar", "gemm"])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
 def test_packed_scores_are_the_same_to_the_bit(tmp_path: Path, dtype: str, kernels: str) -> None:
     packed = pack.pack("mini-en", tmp_path / "packed", dtype=dtype, kernels=kernels, emulate=True)

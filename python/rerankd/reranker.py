@@ -56,7 +56,7 @@ class Reranker:
         faster, else f32. On a GPU "f32", "bf16", "f16"; "auto": f16.
     threads: compute threads; None: as many as the machine gives this process.
     max_tokens: tokens per (query, context) pair, special tokens included; None: the checkpoint's limit.
-    kernels: the instruction set: "auto", or for tests "scalar", "avx2", "avx512".
+    kernels: the instruction set: "auto", or for tests "scalar", "gemm", "avx2", "avx512".
     emulate: compute a dtype that the machine has no instructions for all the same; it saves memory, not time.
     wave_tokens: tokens computed at one go; None: 256.
     gpu_wave_tokens: the same on a GPU; None: 16384.

@@ -92,7 +92,7 @@ class Settings:
     )
     kernels: str = knobs.knob(
         "auto",
-        knobs.choice("auto", "scalar", "avx2", "avx512"),
+        knobs.choice("auto", "scalar", "gemm", "avx2", "avx512"),
         "Model",
         "the instruction set to use; auto: the machine's best, AMX included; the others are for tests",
     )

@@ -20,6 +20,7 @@ mod avx512_formats;
 mod cls;
 mod crew;
 mod format;
+mod gemm;
 pub mod gpu;
 mod lanes;
 mod math;
@@ -62,6 +63,7 @@ pub use narrow::{Inputs, NarrowMatrix};
 pub use narrow_kernels::NarrowKernels;
 pub use quantize::NarrowInputs;
 
+use gemm::GemmProduct;
 use lanes::{Kernel, Lanes};
 use matrix::Buffer;
 use place::Place;
@@ -73,6 +75,8 @@ use product::{Panels, Product, Start};
 pub enum Isa {
     /// What every machine of the architecture has.
     Scalar,
+    /// The same, but for linear layers' products in f32, which are the gemm crate's.
+    Gemm,
     /// With FMA.
     Avx2,
     Avx512,
@@ -84,6 +88,7 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Gemm => "gemm",
             Isa::Avx2 => "avx2",
             // The same panels: what was packed for one is read by the other.
             Isa::Avx512 | Isa::Amx => "avx512",
@@ -152,13 +157,14 @@ impl Compute {
 impl Kernels {
     /// The best that this machine has.
     pub fn detect() -> Self {
-        Self::new(Isa::Avx512).or_else(|| Self::new(Isa::Avx2)).unwrap_or(Self { isa: Isa::Scalar })
+        let rest = if cfg!(target_arch = "aarch64") { Isa::Gemm } else { Isa::Scalar };
+        Self::new(Isa::Avx512).or_else(|| Self::new(Isa::Avx2)).unwrap_or(Self { isa: rest })
     }
 
     /// None where the machine lacks it.
     pub fn new(isa: Isa) -> Option<Self> {
         let has = match isa {
-            Isa::Scalar => true,
+            Isa::Scalar | Isa::Gemm => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::Avx2::new().is_some(),
             #[cfg(target_arch = "x86_64")]
@@ -170,7 +176,7 @@ impl Kernels {
 
     /// All that this machine has, the best last.
     pub fn available() -> Vec<Self> {
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter_map(Self::new).collect()
+        [Isa::Scalar, Isa::Gemm, Isa::Avx2, Isa::Avx512].into_iter().filter_map(Self::new).collect()
     }
 
     pub fn isa(&self) -> Isa {
@@ -199,6 +205,7 @@ impl Kernels {
             Isa::Avx512 => avx512::Avx512::PANEL,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::Avx2::PANEL,
+            Isa::Gemm => gemm::PANEL,
             _ => Portable::PANEL,
         }
     }
@@ -275,6 +282,9 @@ impl Kernels {
         out: Place,
     ) {
         assert_eq!(w.panel(), self.panel(), "the weights were packed for another instruction set");
+        if self.isa == Isa::Gemm {
+            return self.run(GemmProduct { x, ldx, rows, w, bias, activation, columns, out });
+        }
         let right = Panels::packed(w.data(), w.k(), w.n(), w.panel());
         let start = if bias.is_empty() { Start::Zero } else { Start::Bias(bias) };
         self.run(Product { x, ldx, rows, right, columns, start, activation, out });

@@ -64,7 +64,7 @@ impl NarrowKernels {
             (Isa::Amx, Precision::Int8) => amx::AmxInt8::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             (Isa::Amx, Precision::Bf16) => amx::AmxBf16::new().is_some(),
-            #[cfg(not(target_arch = "x86_64"))]
+            // What gemm multiplies is f32.
             _ => false,
         };
         has.then_some(Self { precision, isa })
@@ -107,7 +107,7 @@ impl NarrowKernels {
     /// The instructions in use, or what stands in for them.
     pub fn name(&self) -> &'static str {
         match (self.isa, self.precision) {
-            (Isa::Scalar, _) => "scalar",
+            (Isa::Scalar | Isa::Gemm, _) => "scalar",
             (Isa::Avx2, Precision::Int8) => "avx2",
             (Isa::Avx2, Precision::Bf16) => "avx2, widened",
             (Isa::Avx512, Precision::Int8) => "avx512-vnni",

@@ -5,7 +5,7 @@
 //! Measured on Sapphire Rapids' successor with the weights in L2, as shares of the unit's peak: this 0.59, 16 rows 0.42, 32
 //! rows by 32 columns 0.50, this with k in blocks of 384, 256 or 192 so that a panel's part stays in L1 0.53, 0.51, 0.49,
 //! and with inputs laid out tile by tile 0.61. Putting the sums before in scale between the steps of the next, or after the last
-//! of them, lost too: 0.75 and 0.86 of the whole's speed in int8, 0.4 and 0.8 of a product's in bf16. The likely reason is that
+//! of them, lost too: 0.75 and 0.86 of the whole's speed in int8, 0.4 and 0.7 of a product's in bf16. The likely reason is that
 //! a tile's load waits for every store before it that may be to the same place, by the lower twelve bits of its address.
 
 use std::mem::MaybeUninit;

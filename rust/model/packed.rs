@@ -19,7 +19,7 @@ use crate::weights::Weights;
 pub struct Form {
     /// "f32", "bf16", "int8"
     pub dtype: String,
-    /// The instruction set: "scalar", "avx2", "avx512".
+    /// The instruction set: "scalar", "gemm", "avx2", "avx512".
     pub kernels: String,
 }
 
