@@ -12,9 +12,9 @@ from support import PATIENCE
 async def test_it_is_idle_until_a_call_begins_and_when_the_last_has_ended() -> None:
     in_flight = InFlight()
     await asyncio.wait_for(in_flight.idle(), PATIENCE)
-    with in_flight.counted():
+    with in_flight:
         waiting = asyncio.create_task(in_flight.idle())
-        with contextlib.suppress(KeyError), in_flight.counted():
+        with contextlib.suppress(KeyError), in_flight:
             assert in_flight.count == 2
             raise KeyError
         await asyncio.sleep(0)

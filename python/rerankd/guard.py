@@ -83,16 +83,16 @@ class Guard(grpc.aio.ServerInterceptor):
             if handler.request_streaming and not handler.response_streaming:
                 wrap = self._gathering
             self._guarded[method] = wrap(method, handler)
+        guarded = self._guarded[method]
         try:
-            with self._counted(method):
+            with self._counted(method) as ours:
                 if self._authorize is not None:
                     self._authorize(method, handler_call_details.invocation_metadata or ())
-                if method.startswith(_OURS):
-                    guarded = self._guarded[method]
+                if ours:
                     await self._enter(streaming=guarded.request_streaming or guarded.response_streaming)
         except Exception as error:
             return self._refusing(method, error)
-        return self._guarded[method]
+        return guarded
 
     async def _enter(self, *, streaming: bool) -> None:
         """Has a call take its place, until its task ends: the same task that waits here."""
@@ -124,9 +124,10 @@ class Guard(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, handler: _Handler) -> _Handler:
         answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.unary_unary)
         parse = cast("Callable[[bytes], Any]", handler.request_deserializer)
+        counted = self._counted(method)
 
         async def guarded(raw: bytes, context: _Context) -> Any:
-            with self._counted(method):
+            with counted:
                 try:
                     stay = _STAY.get()
                     if stay is not None:
@@ -142,9 +143,10 @@ class Guard(grpc.aio.ServerInterceptor):
     def _gathering(self, method: str, handler: _Handler) -> _Handler:
         """For a stream that is answered once."""
         answer = cast("Callable[[Any, _Context], Awaitable[Any]]", handler.stream_unary)
+        counted = self._counted(method)
 
         async def guarded(asked: Any, context: _Context) -> Any:
-            with self._counted(method):
+            with counted:
                 try:
                     return await answer(asked, context)
                 except Exception as error:
@@ -158,9 +160,10 @@ class Guard(grpc.aio.ServerInterceptor):
         answers: Any = handler.stream_stream or handler.unary_stream
         parse: Any = None if handler.request_streaming else handler.request_deserializer
         assert inspect.isasyncgenfunction(answers), "interceptors can wrap nothing else"
+        counted = self._counted(method)
 
         async def guarded(asked: Any, context: _Context) -> AsyncIterator[Any]:
-            with self._counted(method):
+            with counted:
                 try:
                     async with aclosing(answers(parse(asked) if parse else asked, context)) as responses:
                         async for response in responses:
@@ -174,8 +177,9 @@ class Guard(grpc.aio.ServerInterceptor):
             )
         return grpc.unary_stream_rpc_method_handler(guarded, None, handler.response_serializer)
 
-    def _counted(self, method: str) -> AbstractContextManager[None]:
-        return self._in_flight.counted() if method.startswith(_OURS) else nullcontext()
+    def _counted(self, method: str) -> AbstractContextManager[bool]:
+        """What a call of the method is within; it says whether the method is ours."""
+        return self._in_flight if method.startswith(_OURS) else nullcontext(False)
 
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}

@@ -93,7 +93,7 @@ class HttpGuard:
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         calls = [each.begin(method, lambda: headers) for each in self._watchers] if method else ()
         exchange = scope.setdefault("state", {})["exchange"] = Exchange(dialect_of(scope), calls)
-        counted: AbstractContextManager[None] = self._in_flight.counted() if method else nullcontext()
+        counted: AbstractContextManager[object] = self._in_flight if method else nullcontext()
         with counted:
             answer = _Answer(send, last=self._leaving())
             exchange.ended(await self._run(scope, receive, answer, headers))
