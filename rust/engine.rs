@@ -265,7 +265,7 @@ fn push(state: &mut State, ticket: Ticket, contexts: Vec<String>, more: bool) {
         (Text { id, text }, tokens)
     });
     let undone = state.scheduler.push(ticket, texts);
-    request.give_up(undone.into_iter().map(|text| text.id));
+    request.give_up(ticket, undone.into_iter().map(|text| text.id));
     if !more {
         state.scheduler.close(ticket);
         state.finish_if_done(ticket);

@@ -189,9 +189,15 @@ impl Request {
         }
     }
 
-    /// The budget did not reach these contexts.
-    pub fn give_up(&mut self, ids: impl IntoIterator<Item = u32>) {
+    /// The budget did not reach these contexts. Who sees scores come is told that less waits now, by a completion of none: a
+    /// stream's writer that is held back until there is room would else wait for a wave that never comes.
+    pub fn give_up(&mut self, ticket: Ticket, ids: impl IntoIterator<Item = u32>) {
+        let before = self.unscored.len();
         self.unscored.extend(ids);
+        if self.progressive && self.unscored.len() > before {
+            let completion = self.completion(ticket, false);
+            self.completions.push(completion);
+        }
     }
 
     /// Sends what has been scored since the last call, where the caller wants to see it come.

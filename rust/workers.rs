@@ -159,7 +159,7 @@ impl Worker<'_> {
                     (pair, tokens)
                 });
                 let undone = scheduler.tokenized(ticket, first, sized.collect());
-                request.give_up(undone.iter().map(|pair| pair.id));
+                request.give_up(ticket, undone.iter().map(|pair| pair.id));
                 state.finish_if_done(ticket);
             }
         }
@@ -285,8 +285,8 @@ fn take(state: &mut State, step: Step<Text, Pair>) -> Option<Work> {
         }
         Step::Spent { ticket, texts, pairs } => {
             if let Some(request) = state.requests.get_mut(&ticket) {
-                request.give_up(texts.iter().map(|text| text.id));
-                request.give_up(pairs.iter().map(|pair| pair.id));
+                let texts = texts.iter().map(|text| text.id);
+                request.give_up(ticket, texts.chain(pairs.iter().map(|pair| pair.id)));
             }
             state.finish_if_done(ticket);
             None

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from rerankd import DeadlineError, InputError, OverloadedError, Reranker, Result
-from support import CASES, CONTEXTS, LONG, QUERY, until
+from rerankd.ranking import Options, Passages
+from support import CASES, CONTEXTS, LONG, PATIENCE, QUERY, until
 
 # ---- threads and loops ------------------------------------------------------------------------------------
 
@@ -49,6 +50,19 @@ def test_the_gil_is_free_while_the_engine_works(own_reranker: Reranker) -> None:
         seen = own_reranker.engine.stats()["tickets"] == 1 and own_reranker.engine.stats()["waves"] > 0
     worker.join()
     assert seen
+
+
+async def test_a_budget_lets_go_of_who_waits_for_room(own_reranker: Reranker) -> None:
+    passages = Passages.of(LONG, [""] * len(LONG))
+    for budget_ms in (1, 2, 3, 5, 8):
+        async with own_reranker.open_stream(QUERY, Options(budget_ms=budget_ms)) as stream:
+            # More than may wait of a stream, and than is done in the time; no wave need come of it any more.
+            await asyncio.wait_for(stream.feed(passages), PATIENCE)
+            stream.close()
+            scored = [result.id async for results in stream for result in results]
+        left = stream.ranking.unscored
+        assert left
+        assert sorted([*scored, *left]) == list(range(len(LONG)))
 
 
 async def test_a_cancelled_call_frees_its_place(own_reranker: Reranker) -> None:
