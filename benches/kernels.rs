@@ -2,7 +2,8 @@
 //! `only` is a part of the lines' names.
 //!
 //! The peak is measured here too, before and after each line (clocks wander), by multiply-adds that never leave the
-//! registers. Every time is the best of several: a shared machine only ever adds.
+//! registers. Every time is the best of several: a shared machine only ever adds. `gemm` is set against the portable kernels'
+//! peak, which on x86-64 is not that of the instructions it takes.
 
 use std::hint::black_box;
 use std::time::Instant;

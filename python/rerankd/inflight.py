@@ -9,7 +9,7 @@ class InFlight:
     """Counts calls, on one event loop: within it, as a context manager, a call or a part of one is in
     progress.
 
-    Not one that contextlib makes of a generator: that is ten frames for each of a call's two, which a call of
+    Not one that contextlib makes of a generator: that is several frames more, twice a call, which a call of
     one context, after another's computing, finds in no cache.
     """
 
